@@ -1,0 +1,260 @@
+"""Every option of every entry, with one help text each. How a recipe becomes these is rbft_trl/recipe.py.
+
+Only options that an entry honours are in its dataclass, so a setting that would be ignored is an unknown key.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import SFTConfig
+
+from rbft_trl.errors import UserError
+
+PARTS = ("llm", "merger", "vision")
+
+
+def option(default: Any, text: str, **metadata: Any) -> Any:
+    """A dataclass field with its help text; `path=True` marks a path, `choices=[...]` the allowed values."""
+    metadata |= {"help": text}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class DataArguments:
+    """What to look at: the task card, the draw of labelled clips, and the frames."""
+
+    task: str = option("", "Task card (YAML): labels, prompts and where the clips are.", path=True)
+    shots: int | None = option(None, "Labelled training clips per class; all of them if left out.")
+    draw: int = option(0, "Seed of the draw of `shots` labelled clips; every draw shares one test set.")
+    definitions: bool = option(True, "Whether the prompts list the definition of each label beside its name.")
+    num_frames: int | None = option(None, "Frames per clip, uniform over its length (even; 8 if `fps` is not given).")
+    fps: float | None = option(None, "Frames per second instead of `num_frames`.")
+    max_frames: int = option(32, "Upper bound on the number of frames when `fps` is given.")
+    min_pixels: int = option(128 * 28 * 28, "Lower bound on the pixels of one frame; smaller frames are enlarged.")
+    max_pixels: int = option(360 * 420, "Upper bound on the pixels of one frame (RB-FT uses 360 x 420).")
+
+    def __post_init__(self) -> None:
+        if not self.task:
+            raise UserError("'task' is missing; name a task card, e.g. task: recipes/tasks/copy_me.yaml")
+        if self.shots is not None and self.shots < 1:
+            raise UserError(f"'shots' is {self.shots} but must be at least 1; leave it out to use every labelled clip")
+
+
+@dataclass
+class ModelArguments:
+    """Which base model, in which precision."""
+
+    model_name_or_path: str = option("", "Base model: a folder or an id on the Hub.", path=True)
+    model_revision: str | None = option(None, "Branch, tag or commit of the base on the Hub.")
+    dtype: str = option(
+        "bfloat16",
+        "Precision of the weights (float16 gives NaN on the Qwen2-VL family and is refused).",
+        choices=["bfloat16", "float32", "float16", "auto"],
+    )
+    attn_implementation: str | dict[str, str] | None = option(
+        None, "eager, sdpa, flash_attention_2, or one per part: {text_config: sdpa, vision_config: flash_attention_2}."
+    )
+    load_in_4bit: bool = option(False, "QLoRA: NF4 with double quantisation, bf16 compute; the tower stays as it is.")
+
+    def __post_init__(self) -> None:
+        if not self.model_name_or_path:
+            raise UserError("'model_name_or_path' is missing; name a folder or a Hub id, e.g. Qwen/Qwen2-VL-2B-Instruct")
+        if self.dtype == "float16":
+            raise UserError("dtype 'float16' gives NaN on this model family; use bfloat16 (or float32 on a CPU)")
+
+
+@dataclass
+class AdapterArguments:
+    """What is trained: LoRA by part, or whole parts."""
+
+    use_peft: bool = option(True, "LoRA (True) or full fine-tuning of `train_parts` (False).")
+    lora_r: int = option(16, "Rank of the LoRA matrices.")
+    lora_alpha: int = option(32, "LoRA scale is lora_alpha / lora_r.")
+    lora_dropout: float = option(0.05, "Dropout on the input of the LoRA matrices.")
+    train_parts: list[str] = option(["llm"], "Parts that are trained: any of llm, merger, vision.")
+
+    def __post_init__(self) -> None:
+        for part in self.train_parts:
+            if part not in PARTS:
+                raise UserError(f"train_parts holds '{part}', which is not a part; use any of {', '.join(PARTS)}")
+        if not self.train_parts:
+            raise UserError("'train_parts' is empty, so nothing would be trained; use e.g. [llm]")
+        if self.lora_r < 1:
+            raise UserError(f"'lora_r' is {self.lora_r} but must be at least 1")
+
+
+@dataclass
+class StageArguments:
+    """Which stage a training recipe is: where it starts and what the model learns to write."""
+
+    init: str | None = option(None, "Where training starts: the word `base`, or the folder of stage 1.", path=True)
+    target: str | None = option(
+        None,
+        "What the answer is: label (stage 2, direct), rationale (stage 1), rationale_label, label_rationale.",
+        choices=["label", "rationale", "rationale_label", "label_rationale"],
+    )
+    rationales: str | None = option(None, "rationales.jsonl that stage 0 wrote; needed for every target but label.", path=True)
+    label_in_prompt: bool = option(False, "Show the gold label in the student's prompt, as the authors' data do.")
+
+    def __post_init__(self) -> None:
+        if self.target is None:
+            raise UserError("'target' is missing; use label (stage 2, direct), rationale (stage 1), or a mixed target")
+        if self.init is None:
+            raise UserError("'init' is missing; name the folder of stage 1, or write init: base to start from the base")
+        if self.target != "label" and self.rationales is None:
+            raise UserError(f"target '{self.target}' needs 'rationales', the file that rbft_trl/rationales.py writes")
+        if self.target == "label" and self.rationales is not None:
+            raise UserError("'rationales' is set but target 'label' reads none; leave it out or choose another target")
+        if self.label_in_prompt and self.target != "rationale":
+            raise UserError(f"'label_in_prompt' is only for target 'rationale', not '{self.target}'; leave it out")
+
+
+IGNORED_BY_US = {
+    "packing": "one clip is one sequence here",
+    "padding_free": "one clip is one sequence here",
+    "assistant_only_loss": "the loss is always on the answer only",
+    "completion_only_loss": "the loss is always on the answer only",
+    "dataset_kwargs": "rows become batches in the collator",
+    "dataset_num_proc": "rows become batches in the collator",
+    "chat_template_path": "the template of the base's processor is used",
+    "eos_token": "the end token of the base's tokenizer is used",
+    "pad_token": "the pad token of the base's tokenizer is used",
+    "model_init_kwargs": "use model_name_or_path, dtype, attn_implementation and load_in_4bit",
+    "trust_remote_code": "no code from the Hub is run",
+    "group_by_length": "use train_sampling_strategy",
+    "neftune_noise_alpha": "noise would reach the frames' embeddings",
+    "label_smoothing_factor": "TRL is removing it",
+    "use_liger_kernel": "TRL is removing it",
+    "push_to_hub": "this version does not push; use huggingface_hub's upload on the output folder",
+    "auto_find_batch_size": "it would change the batch, and with it the comparison",
+    "pad_to_multiple_of": "the collator pads to the longest row",
+    "enable_jit_checkpoint": "a checkpoint in the middle of a step does not resume exactly",
+    "do_predict": "use rbft_trl/eval.py",
+}
+
+
+@dataclass
+class TrainingConfig(SFTConfig):
+    """TRL's SFTConfig with what this project adds or fixes. Refused settings are named in `IGNORED_BY_US`."""
+
+    max_length: int | None = option(4096, "Most tokens (video and text) a row may have; longer rows stop the run.")
+    bf16: bool | None = option(None, "Mixed precision; on by default on a GPU, off on a CPU.")
+    activation_checkpointing: bool | None = option(None, "Recompute activations of the language model to save memory.")
+    gradient_checkpointing: bool | None = option(None, "The old name of `activation_checkpointing`; refused.")
+    learning_rate_merger: float | None = option(None, "Learning rate of the merger; `learning_rate` if left out.")
+    learning_rate_vision: float | None = option(None, "Learning rate of the tower; `learning_rate` if left out.")
+    validate_by_score: bool = option(True, "Score the validation labels at every evaluation (`eval_accuracy`).")
+
+    def __post_init__(self) -> None:
+        for key, why in IGNORED_BY_US.items():
+            spec = self.__dataclass_fields__.get(key)
+            if spec is not None and getattr(self, key) not in (spec.default, None):
+                raise UserError(f"'{key}' is set to {getattr(self, key)!r} but would be ignored: {why}; leave it out")
+        if self.fp16 or self.fp16_full_eval:
+            raise UserError("fp16 gives NaN on this model family; use bf16: true on a GPU, or neither on a CPU")
+        if not self.output_dir:
+            raise UserError("'output_dir' is missing; name the folder that the run writes")
+        if self.loss_type != "nll":
+            raise UserError(f"loss_type '{self.loss_type}' is not supported; leave it out (nll)")
+        if self.metric_for_best_model is None and self.load_best_model_at_end:
+            self.metric_for_best_model = "eval_accuracy" if self.validate_by_score else "eval_loss"
+        self.remove_unused_columns = False  # the collator reads id, video and label
+        if self.bf16 is None:
+            self.bf16 = not self.use_cpu and _has_bf16_gpu()
+        super().__post_init__()
+
+
+@dataclass
+class RationaleArguments:
+    """How stage 0 writes rationales and which of them are kept."""
+
+    output_file: str = option("", "rationales.jsonl to write.", output=True)
+    label_shown: str = option(
+        "blind",
+        "blind: never; hint: always; blind_then_hint: only to clips whose blind rationales all failed the checks.",
+        choices=["blind", "hint", "blind_then_hint"],
+    )
+    checks: str = option(
+        "label_match",
+        "none: keep all (the paper); label_match: the final line names the gold label; all: every check of verify.py.",
+        choices=["none", "label_match", "all"],
+    )
+    num_samples: int = option(1, "Rationales per clip, all from one prefill.")
+    temperature: float = option(0.7, "Sampling temperature; 0 is greedy.")
+    top_p: float = option(0.95, "Nucleus sampling: the smallest set of tokens with this probability.")
+    max_new_tokens: int = option(256, "Longest rationale, in tokens.")
+    per_device_batch_size: int = option(8, "Clips per batch; batches are fixed over the sorted ids.")
+    use_pool: bool = option(True, "Whether clips without a label get rationales too (stage 1 can use them).")
+    seed: int = option(0, "Seed of the sampling; each batch has a generator of its own.")
+    use_cpu: bool = option(False, "Run on the CPU even if there is a GPU.")
+
+    def __post_init__(self) -> None:
+        if not self.output_file:
+            raise UserError("'output_file' is missing; name the rationales.jsonl to write")
+        if self.num_samples < 1 or self.max_new_tokens < 1 or self.per_device_batch_size < 1:
+            raise UserError("'num_samples', 'max_new_tokens' and 'per_device_batch_size' must be at least 1")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise UserError(f"temperature is {self.temperature} (>= 0) and top_p {self.top_p} (above 0, at most 1)")
+        if self.num_samples > 1 and self.temperature == 0:
+            raise UserError("num_samples above 1 with temperature 0 would write the same text again; set a temperature")
+
+
+@dataclass
+class EvalArguments:
+    """What is evaluated, and how a decision is made."""
+
+    output_dir: str = option("", "Folder for predictions.jsonl, metrics.json and confusion.png.", output=True)
+    checkpoint: str | None = option(None, "Folder of a trained stage; left out: the base, zero-shot.", path=True)
+    split: str = option("test", "Which clips.", choices=["validation", "test"])
+    method: str = option(
+        "score",
+        "score: likelihood of each label; probe: a linear probe on the frozen features, fitted on the training clips.",
+        choices=["score", "probe"],
+    )
+    label_score: str = option(
+        "sum", "Score of a label: sum of its tokens' log-probabilities, or their mean.", choices=["sum", "mean"]
+    )
+    generate: bool = option(True, "Also answer greedily and parse strictly; stored beside the prediction.")
+    max_new_tokens: int = option(32, "Longest greedy answer, in tokens.")
+    per_device_batch_size: int = option(8, "Clips per batch.")
+    use_cpu: bool = option(False, "Run on the CPU even if there is a GPU.")
+
+    def __post_init__(self) -> None:
+        if not self.output_dir:
+            raise UserError("'output_dir' is missing; name the folder for predictions.jsonl and metrics.json")
+        if self.per_device_batch_size < 1 or self.max_new_tokens < 1:
+            raise UserError("'per_device_batch_size' and 'max_new_tokens' must be at least 1")
+
+
+@dataclass
+class CompareArguments:
+    """Arms x draws: which recipes make an arm, and what is compared."""
+
+    output_dir: str = option("", "Folder for the cells, comparison.json and report.html.", output=True)
+    task: str = option("", "Task card shared by every arm.", path=True)
+    rationales: str = option("", "Recipe of stage 0.", path=True)
+    stage1: str = option("", "Recipe of stage 1.", path=True)
+    stage2: str = option("", "Recipe of stage 2.", path=True)
+    direct: str = option("", "Recipe of direct SFT; its steps are set to those of stage 1 + stage 2.", path=True)
+    eval: str = option("", "Recipe of the evaluation.", path=True)
+    arms: list[str] = option(["zero_shot", "probe", "direct", "rbft", "shuffled"], "Arms, in the order of the table.")
+    oracle_texts: str | None = option(
+        None, "JSONL of {id, text}: true descriptions, for the arm `oracle` (where they are known).", path=True
+    )
+    seeds: int = option(1, "Number of draws.")
+    note: str = option("", "One sentence printed under the table and in the report.")
+
+    def __post_init__(self) -> None:
+        for key in ("output_dir", "task", "rationales", "stage1", "stage2", "direct", "eval"):
+            if not getattr(self, key):
+                raise UserError(f"'{key}' is missing in the comparison; recipes/toy/compare.yaml shows what it is for")
+        if self.seeds < 1:
+            raise UserError(f"'seeds' is {self.seeds} but must be at least 1")
+
+
+def _has_bf16_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()

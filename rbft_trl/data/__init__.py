@@ -1,0 +1,1 @@
+"""Data: from a folder of clips to flat rows, prompts and frames."""

@@ -1,0 +1,243 @@
+"""The task card: class names with definitions, prompts, where the data is, and the ONE label parser.
+
+Input: a YAML file such as recipes/tasks/copy_me.yaml. The card travels with every checkpoint (`TaskCard.save`),
+so training, evaluation and prediction ask the same question in the same words.
+"""
+
+import hashlib
+import json
+import re
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+
+import yaml
+
+from rbft_trl.errors import UserError, nearest
+
+FINAL_LINE = "Classification:"
+PROMPT_FOLDER = Path(__file__).parent / "prompts"
+PROMPT_FILES = ("label", "rationale", "hint")
+CARD_FILE = "task_card.yaml"
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where the labelled clips are.
+
+    Args:
+        root (`Path`): Folder that holds the clips; every path in the annotation file is relative to it.
+        annotations (`Path`, *optional*): CSV or JSONL with `id, video, label, split, group`. Without it the folders
+            below `root` are the class names.
+        validation (`float`): Share of the labelled clips that is held out for validation if no split is given.
+        test (`float`): Share of the labelled clips that is held out for the test if no split is given.
+        split_seed (`int`): Seed of that split.
+        how_to_get (`str`, *optional*): What to run or read if the clips are not there; shown in the message.
+    """
+
+    root: Path
+    annotations: Path | None = None
+    validation: float = 0.15
+    test: float = 0.15
+    split_seed: int = 0
+    how_to_get: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskCard:
+    """One classification task: labels with definitions, the words of the prompts, and where its data is.
+
+    Args:
+        name (`str`): Short name, used in file names and reports.
+        labels (`dict[str, str]`): Class name → one-sentence definition; the order is the order in the prompt.
+        question (`str`): The question of the label prompt.
+        role (`str`): First sentence of the rationale prompt.
+        aspects (`tuple[str, ...]`): What a rationale should look at.
+        prompts (`dict[str, str]`): Template texts by name (`label`, `rationale`, `hint`).
+        data (`DataSource`, *optional*): Where the clips are; a card that travels with a checkpoint has none.
+        path (`Path`, *optional*): The file that the card was read from, for messages.
+    """
+
+    name: str
+    labels: dict[str, str]
+    question: str
+    role: str
+    aspects: tuple[str, ...]
+    prompts: dict[str, str] = field(repr=False)
+    data: DataSource | None = None
+    path: Path | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The class names in the order of the card; every score vector has this order."""
+        return list(self.labels)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> "TaskCard":
+        """Reads and checks a card.
+
+        Raises:
+            UserError: if a key is unknown or missing, or a label cannot be told from another.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"the task card '{path}' does not exist; copy recipes/tasks/copy_me.yaml and name it there")
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"the task card '{path}' is not valid YAML: {' '.join(str(error).split())}") from error
+        _check_keys(raw, {"name", "labels", "question", "role", "aspects", "prompts", "data"}, path, "the card")
+        for key in ("name", "labels", "question", "role", "aspects"):
+            if not raw.get(key):
+                raise UserError(f"{path}: '{key}' is missing; recipes/tasks/copy_me.yaml shows what it is for")
+            if key in ("name", "question", "role") and not isinstance(raw[key], str):
+                raise UserError(f"{path}: '{key}' is {raw[key]!r} but must be text")
+        if not isinstance(raw["aspects"], list):
+            raise UserError(f"{path}: 'aspects' is {raw['aspects']!r} but must be a list of short phrases")
+        return cls(
+            name=raw["name"],
+            labels=_check_labels(raw["labels"], path),
+            question=raw["question"].strip(),
+            role=raw["role"].strip(),
+            aspects=tuple(str(a) for a in raw["aspects"]),
+            prompts=_read_prompts(raw.get("prompts"), path),
+            data=_read_source(raw["data"], path) if raw.get("data") else None,
+            path=path,
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the card and its prompts into `folder`, without the place of the data (a local path)."""
+        folder = Path(folder)
+        (folder / "prompts").mkdir(parents=True, exist_ok=True)
+        for name, text in self.prompts.items():
+            (folder / "prompts" / f"{name}.txt").write_text(text, encoding="utf-8")
+        raw = {"name": self.name, "labels": self.labels, "question": self.question, "role": self.role}
+        raw |= {"aspects": list(self.aspects), "prompts": "prompts"}
+        text = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
+        (folder / CARD_FILE).write_text(text, encoding="utf-8")
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits over everything that a model sees of the card."""
+        seen = [list(self.labels.items()), self.question, self.role, self.aspects, sorted(self.prompts.items())]
+        return hashlib.sha256(json.dumps(seen, ensure_ascii=False).encode()).hexdigest()[:12]
+
+    def label_prompt(self, *, definitions: bool = True) -> str:
+        """The prompt of stage 2, direct SFT, scoring and prediction; its answer is the bare class name."""
+        return self._fill("label", labels=self._label_block(definitions))
+
+    def rationale_prompt(self, hint: str | None = None, *, definitions: bool = True) -> str:
+        """The prompt of stage 0 and stage 1; `hint` is the label to show, if any."""
+        shown = self._fill("hint", label=hint).rstrip() if hint is not None else ""
+        if hint is not None and not shown.startswith((" ", "\n")):
+            shown = " " + shown
+        return self._fill("rationale", labels=self._label_block(definitions), hint=shown)
+
+    def final_line(self, label: str) -> str:
+        """The last line of a rationale that concludes `label`."""
+        return f"{FINAL_LINE} {label}"
+
+    def parse_label(self, text: str, *, require_prefix: bool = False) -> str | None:
+        """The ONE label parser: the class that the last line of `text` names, or None.
+
+        The last non-empty line, without `Classification:`, quotes, emphasis and the closing full stop, must equal
+        exactly one class name (case and spacing aside). "cat or dog", "not cat" and unknown names give None.
+
+        Args:
+            text (`str`): What a model wrote.
+            require_prefix (`bool`, *optional*, defaults to `False`): Whether `Classification:` must stand there, as
+                it must in a rationale.
+        """
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if not lines:
+            return None
+        last = lines[-1].strip("*_`\"' ")
+        has_prefix = last.casefold().startswith(FINAL_LINE.casefold())
+        if require_prefix and not has_prefix:
+            return None
+        said = normalise(last[len(FINAL_LINE) :] if has_prefix else last)
+        by_name = {normalise(name): name for name in self.labels}
+        return by_name.get(said)
+
+    def without_final_line(self, text: str) -> str:
+        """`text` without its concluding `Classification: …` line; unlabelled clips are trained without it."""
+        lines = text.rstrip().splitlines()
+        if lines and lines[-1].strip("*_`\"' ").casefold().startswith(FINAL_LINE.casefold()):
+            lines = lines[:-1]
+        return "\n".join(lines).rstrip()
+
+    def _label_block(self, definitions: bool) -> str:
+        if definitions:
+            return "\n".join(f"- {name}: {meaning}" for name, meaning in self.labels.items())
+        return "Names: " + ", ".join(self.labels)
+
+    def _fill(self, name: str, **values: str) -> str:
+        known = {"question": self.question, "role": self.role, "aspects": ", ".join(self.aspects), **values}
+        return Template(self.prompts[name]).substitute(known).rstrip("\n")
+
+
+def normalise(name: str) -> str:
+    """A class name as it is compared: NFKC, lower case, single spaces, no quotes, emphasis or closing stop."""
+    text = unicodedata.normalize("NFKC", str(name)).casefold()
+    return re.sub(r"\s+", " ", text).strip(" *_`\"'.")
+
+
+def _check_keys(raw: object, known: set[str], path: Path, what: str) -> None:
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: {what} must be a mapping of keys to values, not {type(raw).__name__}")
+    for key in raw:
+        if key not in known:
+            raise UserError(f"{path}: unknown key '{key}' in {what}{nearest(key, known)}; known: {sorted(known)}")
+
+
+def _check_labels(raw: object, path: Path) -> dict[str, str]:
+    if not isinstance(raw, dict) or len(raw) < 2:
+        raise UserError(f"{path}: 'labels' must map at least two class names to one-sentence definitions")
+    seen: dict[str, str] = {}
+    for name, meaning in raw.items():
+        if not isinstance(name, str):
+            raise UserError(f"{path}: label {name!r} was read as {type(name).__name__}; write it in quotes")
+        if not isinstance(meaning, str) or not meaning.strip():
+            raise UserError(f"{path}: label '{name}' has no definition; write one sentence that says what it means")
+        if "\n" in name or not normalise(name) or re.search(r"<\|.*\|>", name + meaning):
+            raise UserError(f"{path}: label {name!r} is empty or holds a line break or a special token; rename it")
+        if normalise(name) in seen:
+            raise UserError(f"{path}: labels '{seen[normalise(name)]}' and '{name}' differ only in case or spacing")
+        seen[normalise(name)] = name
+    return {name: " ".join(meaning.split()) for name, meaning in raw.items()}
+
+
+def _read_prompts(folder: str | None, path: Path) -> dict[str, str]:
+    own = path.parent / folder if folder else PROMPT_FOLDER
+    if not own.is_dir():
+        raise UserError(f"{path}: the prompt folder '{own}' does not exist; leave 'prompts' out for the package's own")
+    fields = {"label": {"labels"}, "rationale": {"labels", "hint"}, "hint": {"label"}}
+    prompts = {}
+    for name in PROMPT_FILES:
+        file = own / f"{name}.txt" if (own / f"{name}.txt").is_file() else PROMPT_FOLDER / f"{name}.txt"
+        prompts[name] = file.read_text(encoding="utf-8")
+        template = Template(prompts[name])
+        allowed = {"question", "role", "aspects"} | fields[name]
+        if not template.is_valid() or not set(template.get_identifiers()) <= allowed:
+            raise UserError(f"{file}: a '$' stands for something unknown; use {sorted(allowed)}, or '$$' for a dollar")
+        if missing := fields[name] - set(template.get_identifiers()):
+            raise UserError(f"{file}: the placeholder ${sorted(missing)[0]} is missing")
+    return prompts
+
+
+def _read_source(raw: object, path: Path) -> DataSource:
+    known = {"root", "annotations", "validation", "test", "split_seed", "how_to_get"}
+    _check_keys(raw, known, path, "'data'")
+    assert isinstance(raw, dict)
+    if not isinstance(raw.get("root"), str):
+        raise UserError(f"{path}: data.root is {raw.get('root')!r} but must be the folder that holds the clips")
+    for key in ("validation", "test"):
+        share = raw.get(key, 0.15)
+        if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 <= share < 1:
+            raise UserError(f"{path}: data.{key} is {share!r} but must be a share of the clips, from 0 to below 1")
+    if not isinstance(raw.get("split_seed", 0), int):
+        raise UserError(f"{path}: data.split_seed is {raw['split_seed']!r} but must be a whole number")
+    root = (path.parent / Path(raw["root"]).expanduser()).resolve()
+    annotations = root / raw["annotations"] if raw.get("annotations") else None
+    settings = {k: raw[k] for k in ("validation", "test", "split_seed", "how_to_get") if k in raw}
+    return DataSource(root=root, annotations=annotations, **settings)

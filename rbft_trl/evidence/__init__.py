@@ -1,0 +1,1 @@
+"""Evidence: checks of rationales, metrics, statistics and the report."""

@@ -1,0 +1,1 @@
+"""Model: loading, batches, training, and reading a clip once."""

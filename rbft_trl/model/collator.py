@@ -1,0 +1,147 @@
+"""Flat rows → one batch: frames read once, prompt and answer tokenised apart, loss exactly on the answer.
+
+Input: rows {id, video, label, target, text}. Output: the tensors that the model's forward takes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import ProcessorMixin
+
+from rbft_trl.data.task import TaskCard
+from rbft_trl.data.video import Clip, FrameSettings, read_clip
+
+Row = dict[str, Any]
+MARK = "@@the prompt goes here@@"
+IGNORED = -100
+
+
+@dataclass
+class ClipCollator:
+    """Turns rows into a batch, for training (`__call__`) and for reading prompts (`prompts`).
+
+    Text by people and models is encoded with `split_special_tokens=True`, so `<|im_end|>` or `<|video_pad|>` inside a
+    rationale stay text. Prompt and answer are tokenised apart: the boundary is the same in training and in scoring.
+
+    Args:
+        processor (`ProcessorMixin`): The base's processor.
+        card (`TaskCard`): Labels and prompts.
+        root (`Path`): Folder that the rows' `video` paths start from.
+        frames (`FrameSettings`): The one sampler's settings.
+        definitions (`bool`): Whether prompts list the definitions.
+        label_in_prompt (`bool`, *optional*, defaults to `False`): Show the gold label in rationale prompts.
+        read (`Callable`, *optional*): Row → `Clip`; by default the file is read. A cache of frames would go here.
+    """
+
+    processor: ProcessorMixin
+    card: TaskCard
+    root: Path
+    frames: FrameSettings
+    definitions: bool
+    label_in_prompt: bool = False
+    read: Callable[[Row], Clip] | None = None
+    factor: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        video = self.processor.video_processor
+        self.factor = video.patch_size * video.merge_size
+        self.tokenizer = self.processor.tokenizer
+        message = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": MARK}]}
+        rendered = self.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+        self.before, after = rendered.split(MARK)
+        self.after_ids = self.tokenizer(after, add_special_tokens=False).input_ids
+        self.end_id = self.tokenizer.eos_token_id
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        """A training batch, padded on the right, with `labels` set on the answer and its end token only."""
+        batch, heads = self._clips(rows)
+        sequences, answers = [], []
+        for row, head in zip(rows, heads, strict=True):
+            answer = [*self.encode(self.answer_text(row)), self.end_id]
+            sequences.append(head + self.encode(self.prompt_text(row)) + self.after_ids + answer)
+            answers.append(len(answer))
+        batch |= self._pad(sequences, side="right")
+        labels = torch.full_like(batch["input_ids"], IGNORED)
+        for i, (sequence, length) in enumerate(zip(sequences, answers, strict=True)):
+            labels[i, len(sequence) - length : len(sequence)] = torch.tensor(sequence[-length:])
+        return batch | {"labels": labels}
+
+    def prompts(self, rows: Sequence[Row], texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """A batch of prompts without answers, padded on the left, ready for one prefill.
+
+        Args:
+            rows (`Sequence[Row]`): The clips.
+            texts (`Sequence[str]`): One prompt per clip.
+        """
+        batch, heads = self._clips(rows)
+        sequences = [h + self.encode(t) + self.after_ids for h, t in zip(heads, texts, strict=True)]
+        return batch | self._pad(sequences, side="left")
+
+    def count_tokens(self, row: Row) -> int:
+        """Tokens of one training row, video and text together."""
+        return int(self([row])["attention_mask"].sum())
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of text that may hold anything, never a special token."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+
+    def prompt_text(self, row: Row) -> str:
+        """The prompt of a training row: the label prompt if the answer starts with the bare name."""
+        if row["target"] in ("label", "label_rationale"):
+            return self.card.label_prompt(definitions=self.definitions)
+        hint = row["label"] if self.label_in_prompt else None
+        return self.card.rationale_prompt(hint, definitions=self.definitions)
+
+    def answer_text(self, row: Row) -> str:
+        """What the model learns to write for a row."""
+        if row["target"] == "label":
+            return row["label"]
+        reasoning = self.card.without_final_line(row["text"])
+        if row["label"] is None:  # the pool: nobody knows the label, so no final line is trained
+            return reasoning
+        if row["target"] == "rationale":
+            return row["text"].strip()
+        if row["target"] == "rationale_label":
+            return f"{reasoning}\n{self.card.final_line(row['label'])}"
+        return f"{row['label']}\n{reasoning}"
+
+    def _clips(self, rows: Sequence[Row]) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
+        """Pixels of the batch, and per row the tokens up to the prompt with the placeholders of its clip."""
+        clips = [self.read(row) if self.read else self.read_row(row) for row in rows]
+        encoded = self.processor(
+            text=[self.before] * len(rows),
+            videos=[torch.from_numpy(clip.frames).permute(0, 3, 1, 2) for clip in clips],
+            video_metadata=[_metadata(clip) for clip in clips],
+            do_sample_frames=False,
+            do_resize=False,
+            padding=True,
+            return_tensors="pt",
+        )
+        ids, mask = encoded.pop("input_ids"), encoded.pop("attention_mask").bool()
+        self._type_of_video = int(encoded.pop("mm_token_type_ids").max())
+        heads = [ids[i][mask[i]].tolist() for i in range(len(rows))]
+        return dict(encoded), heads
+
+    def read_row(self, row: Row) -> Clip:
+        """Reads a row's clip with the one reader; a bad clip raises `ClipError`, it is never replaced."""
+        return read_clip(self.root / row["video"], self.frames, factor=self.factor)
+
+    def _pad(self, sequences: list[list[int]], *, side: str) -> dict[str, torch.Tensor]:
+        longest = max(len(s) for s in sequences)
+        pad = self.tokenizer.pad_token_id
+        ids = torch.full((len(sequences), longest), pad, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, sequence in enumerate(sequences):
+            place = slice(0, len(sequence)) if side == "right" else slice(longest - len(sequence), longest)
+            ids[i, place] = torch.tensor(sequence)
+            mask[i, place] = 1
+        types = (ids == self.processor.video_token_id).long() * self._type_of_video
+        return {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
+
+
+def _metadata(clip: Clip) -> dict[str, Any]:
+    """What Qwen3-VL's processor writes its time stamps from; other families ignore it."""
+    return {"fps": clip.fps, "frames_indices": clip.indices.tolist(), "total_num_frames": clip.total_frames}

@@ -1,0 +1,182 @@
+"""Read a clip once: one prefill, then score every label from it, sample k rationales from it, or answer greedily.
+
+Scores are sums of token log-probabilities with the end token, over the trie of the labels' tokens in one forward
+(4-D mask, so sdpa or eager in the language model); equal to naive full forwards to 1e-5 in fp32.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers.cache_utils import Cache
+
+from rbft_trl.model.loading import next_positions
+
+
+@dataclass
+class Prefill:
+    """What one forward over prompt and clip leaves behind.
+
+    Args:
+        cache (`Cache`): Keys and values of the prompt.
+        logits (`torch.Tensor` float32 `[B, vocab]`): For the token after the prompt.
+        features (`torch.Tensor` float32 `[B, 2 * hidden]`): Last hidden state of the last token, and its mean over
+            the video's tokens; what the probe is fitted on.
+        mask (`torch.Tensor` int64 `[B, S]`): Attention mask of the prompt (padding on the left).
+        position (`torch.Tensor` int64 `[3, B, 1]`): Position of the first token after the prompt.
+    """
+
+    cache: Cache
+    logits: torch.Tensor
+    features: torch.Tensor
+    mask: torch.Tensor
+    position: torch.Tensor
+
+
+@torch.inference_mode()
+def prefill(model: nn.Module, batch: dict[str, torch.Tensor]) -> Prefill:
+    """Runs tower and language model once over a batch of prompts (`ClipCollator.prompts`)."""
+    batch = {key: value.to(model.device) for key, value in batch.items()}
+    out = model(**batch, use_cache=True, logits_to_keep=1, output_hidden_states=True)
+    position = next_positions(model, batch["attention_mask"].sum(-1), torch.zeros(1, dtype=torch.long))
+    last = out.hidden_states[-1].float()
+    video = (batch["mm_token_type_ids"] > 0).unsqueeze(-1)
+    mean = (last * video).sum(1) / video.sum(1).clamp(min=1)
+    features = torch.cat([last[:, -1], mean], dim=-1)
+    logits = out.logits[:, -1].float()
+    return Prefill(out.past_key_values, logits, features, batch["attention_mask"], position.to(model.device))
+
+
+@dataclass
+class LabelTrie:
+    """The token trie of a list of labels: shared beginnings are computed once.
+
+    Args:
+        tokens (`list[int]`): Token of each inner node; every node is fed once.
+        parents (`list[int]`): Index of its parent node, -1 for the prompt.
+        depths (`list[int]`): 0 for a label's first token.
+        paths (`list[list[tuple[int, int]]]`): Per label, the steps `(node that predicts, token predicted)`.
+    """
+
+    tokens: list[int]
+    parents: list[int]
+    depths: list[int]
+    paths: list[list[tuple[int, int]]]
+
+    @classmethod
+    def build(cls, labels: Sequence[Sequence[int]], end_id: int) -> "LabelTrie":
+        """Builds the trie from token ids per label; the end token makes "run" and "running" comparable."""
+        trie, index = cls([], [], [], []), {}
+        for label in labels:
+            node, path = -1, []
+            for depth, token in enumerate(label):
+                path.append((node, token))
+                if (node, token) not in index:
+                    index[node, token] = len(trie.tokens)
+                    trie.tokens.append(token)
+                    trie.parents.append(node)
+                    trie.depths.append(depth)
+                node = index[node, token]
+            trie.paths.append([*path, (node, end_id)])
+        return trie
+
+    def mask(self) -> torch.Tensor:
+        """`[K, K]` bool: which node sees which: itself and its ancestors."""
+        seen = torch.eye(len(self.tokens), dtype=torch.bool)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                seen[node] |= seen[parent]
+        return seen
+
+
+@torch.inference_mode()
+def score_labels(model: nn.Module, read: Prefill, trie: LabelTrie, *, how: str = "sum") -> torch.Tensor:
+    """Log-probability of every label, from one prefill and one forward over the trie; the cache is left as it was.
+
+    Args:
+        model (`nn.Module`): The model that made `read`.
+        read (`Prefill`): Prompt and clip.
+        trie (`LabelTrie`): The labels.
+        how (`str`, *optional*, defaults to `"sum"`): `"sum"` over a label's tokens, or `"mean"` per token.
+
+    Returns:
+        `torch.Tensor` float32 `[B, C]`, in the order in which the labels were given.
+    """
+    rows, length = read.mask.shape
+    device, nodes = read.logits.device, len(trie.tokens)
+    seen = torch.cat(
+        [read.mask.bool()[:, None].expand(rows, nodes, length), trie.mask().to(device).expand(rows, nodes, nodes)], -1
+    )
+    out = model(
+        input_ids=torch.tensor(trie.tokens, device=device).expand(rows, nodes),
+        attention_mask=seen[:, None],
+        position_ids=read.position + torch.tensor(trie.depths, device=device),
+        past_key_values=read.cache,
+        use_cache=True,
+    )
+    read.cache.crop(length)
+    logits = torch.cat([out.logits.float(), read.logits[:, None]], dim=1)  # index -1: the prompt predicts
+    logprobs = logits.log_softmax(-1)
+    scores = []
+    for path in trie.paths:
+        steps = torch.stack([logprobs[:, node, token] for node, token in path])
+        scores.append(steps.sum(0) if how == "sum" else steps.mean(0))
+    return torch.stack(scores, dim=1)
+
+
+@torch.inference_mode()
+def sample(
+    model: nn.Module,
+    read: Prefill,
+    *,
+    end_id: int,
+    pad_id: int,
+    num_samples: int = 1,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    max_new_tokens: int = 256,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Writes `num_samples` answers per clip from one prefill, which is used up.
+
+    `generate(num_return_sequences=k)` would read the clip k times; the cache is repeated here instead. The generator
+    is the batch's own, so that a batch gives the same text whatever ran before it.
+
+    Returns:
+        `torch.Tensor` int64 `[B * num_samples, T]`, rows of one clip together, padded after the end token.
+    """
+    if num_samples > 1:
+        read.cache.batch_repeat_interleave(num_samples)
+    repeat = {"repeats": num_samples, "dim": 0}
+    logits, mask = read.logits.repeat_interleave(**repeat), read.mask.repeat_interleave(**repeat)
+    position = read.position.repeat_interleave(num_samples, dim=1)
+    generator = torch.Generator(device=logits.device).manual_seed(seed)
+    warp = LogitsProcessorList()
+    if temperature > 0:
+        warp += [TemperatureLogitsWarper(temperature)]
+        warp += [TopPLogitsWarper(top_p)] if top_p < 1 else []
+    done = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+    written = []
+    for _ in range(max_new_tokens):
+        if temperature > 0:
+            odds = warp(None, logits).softmax(-1)
+            token = torch.multinomial(odds, 1, generator=generator)[:, 0]
+        else:
+            token = logits.argmax(-1)
+        token = token.masked_fill(done, pad_id)
+        written.append(token)
+        done |= token == end_id
+        if done.all():
+            break
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        out = model(
+            input_ids=token[:, None],
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=read.cache,
+            use_cache=True,
+        )
+        logits, position = out.logits[:, -1].float(), position + 1
+    return torch.stack(written, dim=1)

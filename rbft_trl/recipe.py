@@ -1,0 +1,184 @@
+"""From the command line to checked dataclasses: `x.yaml`, `--config x.yaml` or `--config=x.yaml`, then `--key value`.
+
+Input: a YAML recipe and overrides. Output: one filled dataclass per group of options, or one clear sentence.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rbft_trl.errors import UserError, nearest
+
+RENAMED = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "torch_dtype": "dtype",
+    "max_seq_length": "max_length",
+    "evaluation_strategy": "eval_strategy",
+    "warmup_ratio": "warmup_steps (a number below 1 is a share of all steps)",
+    "overwrite_output_dir": "resume_from_checkpoint (or a new output_dir)",
+    "logging_dir": "report_to (the tracker's own variables name the folder)",
+    "no_cuda": "use_cpu",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "tokenizer_name": "model_name_or_path (processor and weights belong together)",
+    "lora_target_modules": "train_parts (llm, merger, vision)",
+    "dataset_name": "task (a task card says where the data is)",
+    "attn_impl": "attn_implementation",
+}
+
+
+def parse_recipe(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
+    """Reads a recipe and overrides into dataclasses.
+
+    Relative paths of a recipe start at the folder that holds its `recipes` folder (so that a recipe runs from any
+    directory), or at the current folder if the recipe lies elsewhere. Paths on the command line, and everything that
+    a run writes, start at the current folder.
+
+    Args:
+        argv (`Sequence[str]`): What stands after the script's name.
+        classes (`type`): Dataclasses that share the keys of the recipe.
+
+    Returns:
+        `tuple`: one instance per class, in their order.
+
+    Raises:
+        UserError: for a missing file, an unknown or renamed key, a wrong type or a value that is not a choice.
+    """
+    if {"-h", "--help"} & set(argv):
+        print_help(classes)
+    path, overrides = split_argv(list(argv))
+    specs = {spec.name: spec for cls in classes for spec in dataclasses.fields(cls) if spec.init}
+    hints = {name: hint for cls in classes for name, hint in typing.get_type_hints(cls).items()}
+    values = {}
+    for key, value in (_read_yaml(path) if path else {}).items():
+        _check_key(key, specs, str(path))
+        value = _fit(value, hints[key], specs[key], f"{path}: '{key}'")
+        values[key] = _anchored(value, path) if specs[key].metadata.get("path") else value
+    for key, text in overrides.items():
+        _check_key(key, specs, "the command line")
+        value = text if _is_text(hints[key]) else yaml.safe_load(text)
+        values[key] = _fit(value, hints[key], specs[key], f"--{key}")
+    try:
+        return tuple(cls(**{k: v for k, v in values.items() if k in cls.__dataclass_fields__}) for cls in classes)
+    except UserError as error:
+        raise UserError(f"{path or 'the command line'}: {error}") from None
+    except (ValueError, TypeError) as error:  # TRL's and transformers' own checks of their arguments
+        raise UserError(f"{path or 'the command line'}: {' '.join(str(error).split())}") from error
+
+
+def print_help(classes: Sequence[type]) -> None:
+    """Prints every option of an entry with its default, then ends the process."""
+    print("usage: SCRIPT x.yaml [--key value ...]; the keys of the recipe are:\n")
+    for cls in classes:
+        print(f"{cls.__name__}: {(cls.__doc__ or '').strip().splitlines()[0]}")
+        own = vars(cls).get("__annotations__", {})
+        for spec in dataclasses.fields(cls):
+            if spec.name in own:
+                default = "" if spec.default is dataclasses.MISSING else f" [{spec.default}]"
+                print(f"  {spec.name}{default}: {spec.metadata.get('help', '')}")
+        inherited = [name for name in cls.__dataclass_fields__ if name not in own]
+        if inherited:
+            print(f"  ... and the {len(inherited)} options of {cls.__mro__[1].__name__}")
+        print()
+    raise SystemExit(0)
+
+
+def split_argv(argv: list[str]) -> tuple[Path | None, dict[str, str]]:
+    """Splits a command line into the recipe's path and the overrides `{key: text}`."""
+    path, overrides = None, {}
+    while argv:
+        word = argv.pop(0)
+        if not word.startswith("--"):
+            if path is not None:
+                raise UserError(f"'{word}' is a second recipe; give one recipe, then --key value")
+            path = Path(word)
+            continue
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            value = argv.pop(0) if argv and not argv[0].startswith("--") else "true"
+        if key == "config":
+            path = Path(value)
+        else:
+            overrides[key.replace("-", "_")] = value
+    return path, overrides
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"the recipe '{path}' does not exist; recipes/README.md lists the recipes")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"the recipe '{path}' is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"the recipe '{path}' holds no 'key: value' lines; start from a copy of one in recipes/")
+    return raw
+
+
+def _check_key(key: str, specs: dict[str, Any], place: str) -> None:
+    if key in RENAMED:
+        raise UserError(f"{place}: the key '{key}' is now called {RENAMED[key]}")
+    if key in specs:
+        return
+    raise UserError(f"{place}: unknown key '{key}'{nearest(key, specs)}; remove it or correct its name")
+
+
+def _anchored(value: Any, recipe: Path | None) -> Any:
+    """A recipe's relative path, from the folder above `recipes/` if something is there (a Hub id stays as it is)."""
+    if not isinstance(value, str) or recipe is None or value == "base":
+        return value
+    above = [folder.parent for folder in recipe.resolve().parents if folder.name == "recipes"]
+    found = above[-1] / value if above else Path(value)
+    return str(found) if found.exists() else value
+
+
+def _is_text(hint: Any) -> bool:
+    return hint is str or set(typing.get_args(hint)) == {str, types.NoneType}
+
+
+def _fit(value: Any, hint: Any, spec: Any, place: str) -> Any:
+    """`value` as `hint` wants it; '1e-4' is a string to YAML and becomes a number here."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    choices = spec.metadata.get("choices")
+    for kind in options:
+        fitted = _as_kind(value, kind)
+        if fitted is not _MISFIT:
+            if choices and fitted is not None and fitted not in choices:
+                raise UserError(f"{place} is {value!r}{nearest(value, choices)}; choose one of {choices}")
+            return fitted
+    wanted = " or ".join("null" if k is types.NoneType else getattr(k, "__name__", str(k)) for k in options)
+    if len(options) == 1 and isinstance(hint, type) and issubclass(hint, Enum):
+        wanted = " or ".join(str(member.value) for member in hint)
+    raise UserError(f"{place} is {value!r} ({type(value).__name__}) but must be {wanted}")
+
+
+_MISFIT = object()
+
+
+def _as_kind(value: Any, kind: Any) -> Any:
+    origin = typing.get_origin(kind) or kind
+    if origin is Any:
+        return value
+    if not isinstance(origin, type):
+        return value
+    if issubclass(origin, Enum):
+        members = {str(member.value): member.value for member in origin}
+        return members.get(str(value), _MISFIT)
+    if origin is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            return _MISFIT
+    if origin is int and isinstance(value, bool):
+        return _MISFIT
+    if not isinstance(value, origin):
+        return _MISFIT
+    inner = typing.get_args(kind)
+    if origin is list and inner and not all(isinstance(item, inner[0]) for item in value):
+        return _MISFIT
+    return value
