@@ -3,7 +3,7 @@
 Input: rows {id, video, label, target, text}. Output: the tensors that the model's forward takes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from transformers import ProcessorMixin
 
 from rbft_trl.data.task import TaskCard
-from rbft_trl.data.video import Clip, FrameSettings, read_clip
+from rbft_trl.data.video import Clip, ClipError, FrameSettings, read_clip
 
 Row = dict[str, Any]
 MARK = "@@the prompt goes here@@"
@@ -33,7 +33,6 @@ class ClipCollator:
         frames (`FrameSettings`): The one sampler's settings.
         definitions (`bool`): Whether prompts list the definitions.
         label_in_prompt (`bool`, *optional*, defaults to `False`): Show the gold label in rationale prompts.
-        read (`Callable`, *optional*): Row → `Clip`; by default the file is read. A cache of frames would go here.
     """
 
     processor: ProcessorMixin
@@ -42,7 +41,6 @@ class ClipCollator:
     frames: FrameSettings
     definitions: bool
     label_in_prompt: bool = False
-    read: Callable[[Row], Clip] | None = None
     factor: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,14 +67,17 @@ class ClipCollator:
             labels[i, len(sequence) - length : len(sequence)] = torch.tensor(sequence[-length:])
         return batch | {"labels": labels}
 
-    def prompts(self, rows: Sequence[Row], texts: Sequence[str]) -> dict[str, torch.Tensor]:
+    def prompts(
+        self, rows: Sequence[Row], texts: Sequence[str], *, clips: Sequence[Clip] | None = None
+    ) -> dict[str, torch.Tensor]:
         """A batch of prompts without answers, padded on the left, ready for one prefill.
 
         Args:
-            rows (`Sequence[Row]`): The clips.
+            rows (`Sequence[Row]`): What to read.
             texts (`Sequence[str]`): One prompt per clip.
+            clips (`Sequence[Clip]`, *optional*): The clips, if they have been read already.
         """
-        batch, heads = self._clips(rows)
+        batch, heads = self._clips(rows, clips)
         sequences = [h + self.encode(t) + self.after_ids for h, t in zip(heads, texts, strict=True)]
         return batch | self._pad(sequences, side="left")
 
@@ -108,9 +109,9 @@ class ClipCollator:
             return f"{reasoning}\n{self.card.final_line(row['label'])}"
         return f"{row['label']}\n{reasoning}"
 
-    def _clips(self, rows: Sequence[Row]) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
+    def _clips(self, rows: Sequence[Row], clips: Sequence[Clip] | None = None) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
         """Pixels of the batch, and per row the tokens up to the prompt with the placeholders of its clip."""
-        clips = [self.read(row) if self.read else self.read_row(row) for row in rows]
+        clips = [self.read_row(row) for row in rows] if clips is None else clips
         encoded = self.processor(
             text=[self.before] * len(rows),
             videos=[torch.from_numpy(clip.frames).permute(0, 3, 1, 2) for clip in clips],
@@ -140,6 +141,29 @@ class ClipCollator:
             mask[i, place] = 1
         types = (ids == self.processor.video_token_id).long() * self._type_of_video
         return {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
+
+
+class ClipBatches(torch.utils.data.Dataset):
+    """Fixed batches of rows with their clips read, for a `DataLoader(batch_size=None)` with workers.
+
+    Item i is `(i, [(row, Clip or ClipError), ...])`: a bad clip is handed on, its user decides.
+    """
+
+    def __init__(self, collator: ClipCollator, batches: dict[int, list[Row]]) -> None:
+        self.collator, self.batches, self.keys = collator, batches, list(batches)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> tuple[int, list[tuple[Row, Clip | ClipError]]]:
+        key = self.keys[index]
+        return key, [(row, self._read(row)) for row in self.batches[key]]
+
+    def _read(self, row: Row) -> Clip | ClipError:
+        try:
+            return self.collator.read_row(row)
+        except ClipError as error:
+            return error
 
 
 def _metadata(clip: Clip) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from torch import nn
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 from transformers.cache_utils import Cache
 
+from rbft_trl.data.video import Clip
+from rbft_trl.model.collator import ClipCollator, Row
 from rbft_trl.model.loading import next_positions
 
 
@@ -35,7 +37,7 @@ class Prefill:
     position: torch.Tensor
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def prefill(model: nn.Module, batch: dict[str, torch.Tensor]) -> Prefill:
     """Runs tower and language model once over a batch of prompts (`ClipCollator.prompts`)."""
     batch = {key: value.to(model.device) for key, value in batch.items()}
@@ -91,7 +93,7 @@ class LabelTrie:
         return seen
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def score_labels(model: nn.Module, read: Prefill, trie: LabelTrie, *, how: str = "sum") -> torch.Tensor:
     """Log-probability of every label, from one prefill and one forward over the trie; the cache is left as it was.
 
@@ -116,7 +118,7 @@ def score_labels(model: nn.Module, read: Prefill, trie: LabelTrie, *, how: str =
         past_key_values=read.cache,
         use_cache=True,
     )
-    read.cache.crop(length)
+    read.cache.crop(-nodes)
     logits = torch.cat([out.logits.float(), read.logits[:, None]], dim=1)  # index -1: the prompt predicts
     logprobs = logits.log_softmax(-1)
     scores = []
@@ -126,7 +128,7 @@ def score_labels(model: nn.Module, read: Prefill, trie: LabelTrie, *, how: str =
     return torch.stack(scores, dim=1)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def sample(
     model: nn.Module,
     read: Prefill,
@@ -180,3 +182,34 @@ def sample(
         )
         logits, position = out.logits[:, -1].float(), position + 1
     return torch.stack(written, dim=1)
+
+
+class LabelScorer:
+    """The one decision rule: a clip gets the label with the highest score. Used in training, evaluation and prediction.
+
+    Args:
+        collator (`ClipCollator`): Makes the prompts.
+        how (`str`, *optional*, defaults to `"sum"`): See `score_labels`.
+    """
+
+    def __init__(self, collator: ClipCollator, *, how: str = "sum") -> None:
+        self.collator, self.how = collator, how
+        self.names = collator.card.names
+        self.prompt = collator.card.label_prompt(definitions=collator.definitions)
+        self.trie = LabelTrie.build([collator.encode(name) for name in self.names], collator.end_id)
+
+    def read(
+        self, model: nn.Module, rows: Sequence[Row], clips: Sequence[Clip] | None = None
+    ) -> tuple[Prefill, torch.Tensor]:
+        """One prefill of the label prompt, and the scores `[B, C]` from it."""
+        read = prefill(model, self.collator.prompts(rows, [self.prompt] * len(rows), clips=clips))
+        return read, score_labels(model, read, self.trie, how=self.how)
+
+    def right(self, model: nn.Module, rows: Sequence[Row], *, batch_size: int) -> list[tuple[str, bool]]:
+        """`(id, is the label right)` for every row; what the trainer watches on validation clips."""
+        verdicts = []
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            best = self.read(model, batch)[1].argmax(-1).tolist()
+            verdicts += [(row["id"], self.names[i] == row["label"]) for row, i in zip(batch, best, strict=True)]
+        return verdicts

@@ -64,6 +64,8 @@ def load_processor(name: str, revision: str | None = None) -> ProcessorMixin:
         raise UserError(f"no processor could be loaded from '{name}': {_first_line(error)}") from error
     if getattr(processor, "video_processor", None) is None:
         raise UserError(f"the processor of '{name}' takes no video; use a Qwen2-VL-class model")
+    if hasattr(processor.video_processor, "cap_pixels_per_frame"):
+        processor.video_processor.cap_pixels_per_frame = False  # our sampler has applied the pixel budget already
     return processor
 
 
@@ -180,8 +182,9 @@ def trained_parts_table(model: nn.Module) -> str:
     for part in PARTS:
         own = [(n, p) for n, p in model.named_parameters() if part_of(n) == part]
         trained = sum(p.numel() for _, p in own if p.requires_grad)
+        in_all = sum(p.quant_state.shape.numel() if getattr(p, "quant_state", None) else p.numel() for _, p in own)
         layers = sum(n.endswith("lora_A.default.weight") for n, _ in own)
-        lines.append(f"{part:8} {sum(p.numel() for _, p in own):>14,} {trained:>12,} {layers:>12}")
+        lines.append(f"{part:8} {in_all:>14,} {trained:>12,} {layers:>12}")
         trained_in_all += trained
     if not trained_in_all:
         raise UserError("no parameter is trained; check train_parts and the adapter of stage 1")

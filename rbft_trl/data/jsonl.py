@@ -1,0 +1,121 @@
+"""JSON Lines on disk: read, write at once, and a log of finished batches that survives being killed.
+
+A step that writes a file writes it to a temporary name and renames it, so a reader never sees half a file.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rbft_trl.errors import UserError
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """All rows of a file.
+
+    Raises:
+        UserError: if the file is missing or a line is not a JSON object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"the file '{path}' does not exist; run the step that writes it first")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{number} is not JSON ({error.msg}); delete the file and run its step again") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number} holds {type(row).__name__}, not an object; delete the file and run again")
+        rows.append(row)
+    return rows
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes all rows at once (temporary file, then rename)."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes one JSON value, indented, at once."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file at once: no reader and no crash ever sees half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+class BatchLog:
+    """Finished batches of a long step: one line per batch, one file per rank, so SIGKILL loses at most one batch.
+
+    Args:
+        path (`Path`): The final file; parts lie beside it as `NAME.rank0.part` and so on.
+        settings (`dict`): What the step depends on; parts made with other settings are refused.
+        rank (`int`): This process.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], *, rank: int) -> None:
+        self.path, self.settings = Path(path), json.loads(json.dumps(settings))
+        self.part = self.path.with_name(f"{self.path.name}.rank{rank}.part")
+
+    def load(self) -> dict[int, list[dict[str, Any]]]:
+        """Rows of every finished batch, by batch number, over the parts of all ranks."""
+        finished: dict[int, list[dict[str, Any]]] = {}
+        for part in self._parts():
+            for entry in self._whole_lines(part):
+                if "settings" in entry:
+                    self._refuse_other(entry["settings"], part)
+                else:
+                    finished[entry["batch"]] = entry["rows"]
+        return finished
+
+    def append(self, batch: int, rows: list[dict[str, Any]]) -> None:
+        """Adds one finished batch and waits until it is on the disk."""
+        self.part.parent.mkdir(parents=True, exist_ok=True)
+        fresh = not self.part.exists()
+        if not fresh:
+            _cut_half_line(self.part)
+        with self.part.open("a", encoding="utf-8") as stream:
+            if fresh or self.part.stat().st_size == 0:
+                stream.write(json.dumps({"settings": self.settings}) + "\n")
+            stream.write(json.dumps({"batch": batch, "rows": rows}, ensure_ascii=False) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def clear(self) -> None:
+        """Removes the parts, once the final file is written."""
+        for part in self._parts():
+            part.unlink()
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.path.parent.glob(f"{self.path.name}.rank*.part")) if self.path.parent.is_dir() else []
+
+    def _whole_lines(self, part: Path) -> Iterator[dict[str, Any]]:
+        for line in part.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+            if line.endswith("\n"):  # a line without its end was being written when the process died
+                yield json.loads(line)
+
+    def _refuse_other(self, settings: dict[str, Any], part: Path) -> None:
+        for key in self.settings.keys() | settings.keys():
+            if settings.get(key) != self.settings.get(key):
+                raise UserError(
+                    f"'{part}' was begun with {key} = {settings.get(key)!r}, now it is {self.settings.get(key)!r}; "
+                    "delete the .part files to start again, or choose another output"
+                )
+
+
+def _cut_half_line(part: Path) -> None:
+    data = part.read_bytes()
+    if data and not data.endswith(b"\n"):
+        with part.open("r+b") as stream:
+            stream.truncate(data.rfind(b"\n") + 1)

@@ -1,0 +1,166 @@
+"""Evaluation: every clip of a split gets a score per label; same code, prompt and frames for every arm.
+
+Input: a recipe, a checkpoint (or the base). Output: predictions.jsonl, metrics.json, confusion.png.
+Command: accelerate launch rbft_trl/eval.py recipes/eval.yaml
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
+from rbft_trl.data.jsonl import BatchLog, write_json, write_jsonl
+from rbft_trl.data.task import TaskCard
+from rbft_trl.data.video import Clip, ClipError
+from rbft_trl.errors import UserError, run_entry
+from rbft_trl.evidence.metrics import compute_metrics, save_confusion_picture
+from rbft_trl.model.collator import ClipBatches, ClipCollator
+from rbft_trl.model.inference import LabelScorer, prefill, sample
+from rbft_trl.model.loading import (
+    base_fingerprint,
+    check_model_arguments,
+    check_scoring_attention,
+    load_for_inference,
+    load_processor,
+)
+from rbft_trl.model.probe import fit_probe
+from rbft_trl.model.provenance import check_same, read_record
+from rbft_trl.recipe import parse_recipe
+from rbft_trl.start import Row, fixed_batches, of_split, open_task
+
+Prediction = dict[str, Any]
+
+
+def main(argv: list[str]) -> dict[str, Any]:
+    """Evaluates one arm; returns the metrics."""
+    data, base, args = parse_recipe(argv, DataArguments, ModelArguments, EvalArguments)
+    card, source, rows, frames = open_task(data)
+    check_model_arguments(base, use_cpu=args.use_cpu)
+    check_scoring_attention(base)
+    fingerprint = base_fingerprint(base.model_name_or_path, base.model_revision)
+    record = read_record(args.checkpoint) if args.checkpoint else {"target": "label"}
+    if args.checkpoint:
+        wanted = {"base": fingerprint, "frames": frames.to_dict(), "definitions": data.definitions}
+        check_same(record, args.checkpoint, card, **wanted)
+    clips = of_split(rows, args.split)
+    if not clips:
+        raise UserError(f"{card.path}: the {args.split} split has no labelled clip; set data.{args.split} above 0")
+    options = {k: v for k, v in dataclasses.asdict(args).items() if k not in ("output_dir", "use_cpu", "checkpoint")}
+    settings = {"card": card.fingerprint(), "base": fingerprint, "frames": frames.to_dict(), "options": options}
+    settings |= {"checkpoint": record.get("weights"), "clips": len(clips), "draw": [data.shots, data.draw]}
+
+    accelerator = Accelerator(cpu=args.use_cpu)
+    processor = load_processor(base.model_name_or_path, base.model_revision)
+    collator = ClipCollator(processor, card, source.root, frames, definitions=data.definitions)
+    model = load_for_inference(base, args.checkpoint, device=accelerator.device)
+    read = Reader(accelerator, model, collator, args, record["target"])
+    if args.method == "probe":
+        read.probe = fit_probe(accelerator, model, collator, of_split(rows, "train"), args.per_device_batch_size)
+
+    output = Path(args.output_dir)
+    log = BatchLog(output / "predictions.jsonl", settings, rank=accelerator.process_index)
+    predictions = read.run(fixed_batches(clips, args.per_device_batch_size), log)
+    metrics = compute_metrics(predictions, card.names)
+    if accelerator.is_main_process:
+        write(output, predictions, metrics | {"settings": settings}, card)
+        log.clear()
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return metrics
+
+
+class Reader:
+    """Reads every clip once: label scores, and a greedy answer from the same prefill."""
+
+    def __init__(
+        self, accelerator: Accelerator, model: torch.nn.Module, collator: ClipCollator, args: EvalArguments, target: str
+    ) -> None:
+        self.accelerator, self.model, self.collator, self.args, self.target = accelerator, model, collator, args, target
+        self.scorer = LabelScorer(collator, how=args.label_score)
+        self.probe = None
+
+    def run(self, batches: dict[int, list[Row]], log: BatchLog) -> list[Prediction]:
+        """Predictions of all batches, every id exactly once, whatever the number of processes."""
+        accelerator, finished = self.accelerator, log.load()
+        accelerator.wait_for_everyone()
+        mine = [i for i in batches if i % accelerator.num_processes == accelerator.process_index and i not in finished]
+        loader = DataLoader(ClipBatches(self.collator, {i: batches[i] for i in mine}), batch_size=None)
+        title = f"{self.args.method} on {self.args.split}"
+        for number, pairs in tqdm(loader, desc=title, unit="batch", disable=not accelerator.is_main_process):
+            log.append(number, self.predict(pairs))
+        accelerator.wait_for_everyone()
+        finished = log.load()
+        predictions = [p for i in sorted(batches) for p in finished[i]]
+        assert [p["id"] for p in predictions] == [row["id"] for i in sorted(batches) for row in batches[i]]
+        return predictions
+
+    def predict(self, pairs: list[tuple[Row, Clip | ClipError]]) -> list[Prediction]:
+        """Predictions of one batch; a clip that cannot be read stays in it, as wrong, with its reason."""
+        started = time.perf_counter()
+        good = [(row, clip) for row, clip in pairs if not isinstance(clip, ClipError)]
+        answers = self._answer([row for row, _ in good], [clip for _, clip in good]) if good else {}
+        seconds = (time.perf_counter() - started) / len(pairs)
+        nothing = {"prediction": None, "scores": {}, "logprobs": {}, "generated": None, "generated_label": None}
+        predictions = []
+        for row, clip in pairs:
+            known = {key: row[key] for key in ("id", "video", "group", "label")}
+            error = str(clip) if isinstance(clip, ClipError) else None
+            predictions.append(known | answers.get(row["id"], nothing) | {"error": error, "seconds": seconds})
+        return predictions
+
+    def _answer(self, rows: list[Row], clips: list[Clip]) -> dict[str, Prediction]:
+        read, scores = self.scorer.read(self.model, rows, clips)
+        if self.probe is not None:
+            scores = self.probe(read.features)
+        texts = self._generate(read, rows, clips) if self.args.generate and self.probe is None else [None] * len(rows)
+        names, card = self.collator.card.names, self.collator.card
+        answers = {}
+        for row, logprobs, text in zip(rows, scores.double().cpu(), texts, strict=True):
+            answers[row["id"]] = {
+                "prediction": names[int(logprobs.argmax())],
+                "scores": dict(zip(names, logprobs.softmax(-1).tolist(), strict=True)),
+                "logprobs": dict(zip(names, logprobs.tolist(), strict=True)),
+                "generated": text,
+                "generated_label": card.parse_label(self._answer_part(text)) if text is not None else None,
+            }
+        return answers
+
+    def _generate(self, read: Any, rows: list[Row], clips: list[Clip]) -> list[str]:
+        """Greedy answers, from the prefill of the label prompt unless the model was taught to reason first."""
+        if self.target in ("rationale", "rationale_label"):
+            prompt = self.collator.card.rationale_prompt(definitions=self.collator.definitions)
+            read = prefill(self.model, self.collator.prompts(rows, [prompt] * len(rows), clips=clips))
+        tokens = sample(
+            self.model,
+            read,
+            end_id=self.collator.end_id,
+            pad_id=self.collator.tokenizer.pad_token_id,
+            max_new_tokens=self.args.max_new_tokens,
+        )
+        return [text.strip() for text in self.collator.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+    def _answer_part(self, text: str) -> str:
+        """Where the label stands: the first line if the model was taught label → rationale, else the last."""
+        return text.split("\n", maxsplit=1)[0] if self.target == "label_rationale" else text
+
+
+def write(output: Path, predictions: list[Prediction], metrics: dict[str, Any], card: TaskCard) -> None:
+    """Writes the three files of an evaluation and prints its headline."""
+    write_jsonl(output / "predictions.jsonl", predictions)
+    save_confusion_picture(metrics, output / "confusion.png")
+    write_json(output / "metrics.json", metrics)
+    low, high = metrics["accuracy_interval"]
+    print(
+        f"{card.name}: accuracy {metrics['accuracy']:.3f} (95 % interval {low:.3f}-{high:.3f}, n = {metrics['n']}), "
+        f"macro-F1 {metrics['macro_f1']:.3f}, chance {metrics['chance']:.3f}, majority {metrics['majority']:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,100 @@
+"""Output folders and checkpoints: never overwrite, resume from the newest whole one, tell weights apart."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from rbft_trl.configs import TrainingConfig
+from rbft_trl.data.jsonl import write_json
+from rbft_trl.errors import UserError
+from rbft_trl.model.provenance import RECORD_FILE
+
+RECIPE_FILE = "recipe.json"
+MAY_DIFFER = ("resume_from_checkpoint", "run_name", "report_to", "logging_steps", "disable_tqdm", "local_rank")
+
+
+def prepare_output(training: TrainingConfig, recipe: dict[str, Any]) -> tuple[str | None, bool]:
+    """Decides whether a run starts, resumes or is already done, and writes its resolved recipe.
+
+    Returns:
+        `tuple`: the checkpoint to resume from (or None), and whether the run is complete.
+
+    Raises:
+        UserError: for a folder with something in it and no wish to resume, or with another recipe in it.
+    """
+    folder, wish = Path(training.output_dir), training.resume_from_checkpoint
+    training.resume_from_checkpoint = None
+    if wish in (None, "false", "False"):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(
+                f"output_dir '{folder}' is not empty; choose another, delete it, or go on with --resume_from_checkpoint true"
+            )
+        _write_recipe(folder, recipe)
+        return None, False
+    _refuse_other_recipe(folder, recipe)
+    if (folder / RECORD_FILE).is_file():
+        print(f"'{folder}' is complete; nothing to resume")
+        return None, True
+    _write_recipe(folder, recipe)
+    if wish in ("true", "True"):
+        checkpoint = newest_whole_checkpoint(folder)
+        print(f"resuming from '{checkpoint}'" if checkpoint else f"'{folder}' holds no whole checkpoint: starting at step 0")
+        return checkpoint, False
+    if not Path(wish).is_dir():
+        raise UserError(f"resume_from_checkpoint '{wish}' does not exist; write true to take the newest of '{folder}'")
+    return wish, False
+
+
+def newest_whole_checkpoint(folder: Path) -> str | None:
+    """The newest `checkpoint-N` that was written to its end; one that was cut off by a kill is skipped and named."""
+    numbered = [(int(p.name.split("-")[1]), p) for p in folder.glob("checkpoint-*") if p.name.split("-")[1].isdigit()]
+    for _, checkpoint in sorted(numbered, reverse=True):
+        if is_whole(checkpoint):
+            return str(checkpoint)
+        print(f"'{checkpoint}' was cut off while it was written; trying the one before")
+    return None
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether weights, optimizer, random state and (written last) the trainer's state are all there and readable."""
+    from safetensors import SafetensorError, safe_open
+
+    weights = list(checkpoint.glob("*.safetensors"))
+    needed = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *checkpoint.glob("rng_state*.pth")]
+    if not weights or len(needed) < 3 or not all(file.is_file() and file.stat().st_size for file in needed):
+        return False
+    try:
+        for file in weights:
+            with safe_open(file, framework="pt") as tensors:
+                tensors.keys()
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (SafetensorError, OSError, json.JSONDecodeError):
+        return False
+    return True
+
+
+def weights_fingerprint(folder: str | Path) -> str:
+    """Twelve hex digits over the trained weights in a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def _write_recipe(folder: Path, recipe: dict[str, Any]) -> None:
+    write_json(folder / RECIPE_FILE, recipe)
+
+
+def _refuse_other_recipe(folder: Path, recipe: dict[str, Any]) -> None:
+    if not (folder / RECIPE_FILE).is_file():
+        return
+    begun = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
+    for key in recipe.keys() | begun.keys():
+        if key not in MAY_DIFFER and recipe.get(key) != begun.get(key):
+            raise UserError(
+                f"'{folder}' was begun with {key} = {begun.get(key)!r}, this recipe has {recipe.get(key)!r}; "
+                "resume with the same recipe, or choose another output_dir"
+            )

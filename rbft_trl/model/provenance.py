@@ -1,0 +1,68 @@
+"""What travels with a checkpoint: task card, frames, prompts, resolved recipe, parent and versions, in rbft.json.
+
+Evaluation and stage 2 read it, so training and serving cannot disagree and a stage cannot start from the wrong parent.
+"""
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+from rbft_trl.data.jsonl import write_json
+from rbft_trl.data.task import CARD_FILE, TaskCard
+from rbft_trl.errors import UserError
+
+RECORD_FILE = "rbft.json"
+PACKAGES = ("rbft_trl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "av")
+
+
+def write_record(folder: str | Path, card: TaskCard, record: dict[str, Any]) -> None:
+    """Writes rbft.json and the task card into a finished checkpoint's folder."""
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    card.save(folder)
+    write_json(Path(folder) / RECORD_FILE, record | {"card": card.fingerprint(), "versions": versions})
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """Reads rbft.json of a checkpoint, or of the run that a `checkpoint-N` folder belongs to.
+
+    Raises:
+        UserError: if the folder was not written by rbft_trl/sft.py, or its training did not end.
+    """
+    folder = Path(folder)
+    for place in (folder, folder.parent if folder.name.startswith("checkpoint-") else folder):
+        if (place / RECORD_FILE).is_file():
+            return json.loads((place / RECORD_FILE).read_text(encoding="utf-8"))
+    if not folder.is_dir():
+        raise UserError(f"the checkpoint '{folder}' does not exist; train it with rbft_trl/sft.py, or correct the path")
+    raise UserError(f"'{folder}' holds no {RECORD_FILE}, so it is no finished run of rbft_trl/sft.py; finish that run first")
+
+
+def check_same(record: dict[str, Any], folder: str | Path, card: TaskCard, **wanted: Any) -> None:
+    """Refuses a checkpoint that was made with another base, labels, prompts or frames than the recipe asks for.
+
+    Args:
+        record (`dict`): rbft.json of the checkpoint.
+        folder (`Path`): The checkpoint, for the message.
+        card (`TaskCard`): The card that the recipe names.
+        wanted (`Any`): Keys of the record with the values of the recipe, e.g. `base=…, frames=…`.
+
+    Raises:
+        UserError: naming the key, both values and the way out.
+    """
+    if record["labels"] != card.names:
+        raise UserError(
+            f"the labels of '{folder}' are {record['labels']} but {card.path} has {card.names}; "
+            f"use the card that it was trained with ({Path(folder) / CARD_FILE}) or train again"
+        )
+    if record["card"] != card.fingerprint():
+        raise UserError(
+            f"'{folder}' was trained with other prompts or definitions than {card.path} has; "
+            f"compare it with {Path(folder) / CARD_FILE}, and train again if the change is meant"
+        )
+    for key, value in wanted.items():
+        if record.get(key) != value:
+            raise UserError(
+                f"'{folder}' was trained with {key} = {record.get(key)}, but this recipe has {value}; "
+                "make them equal or train again"
+            )

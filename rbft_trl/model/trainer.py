@@ -1,0 +1,102 @@
+"""Thin children of TRL's SFTTrainer: flat rows of clips, one learning rate per part, labels scored at evaluation.
+
+`RationaleTrainer` is stage 1, `LabelTrainer` is stage 2 and direct SFT; they differ in name, tags and what they log.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from trl import SFTTrainer
+
+from rbft_trl.model.collator import IGNORED
+from rbft_trl.model.loading import trainable_parameters
+
+Scorer = Callable[[torch.nn.Module, list[dict[str, Any]]], list[tuple[str, bool]]]
+
+
+class VideoSFTTrainer(SFTTrainer):
+    """SFTTrainer for rows {id, video, label, target, text}: the collator reads the clips, so nothing is prepared.
+
+    TRL has no video path (trl#4002, trl#4144). The seams used are `_prepare_dataset`,
+    `_set_signature_columns_if_needed`, `create_optimizer`, `compute_loss` before `super()`, and `evaluate`.
+    """
+
+    _tag_names = ["trl", "sft", "rbft", "video-classification"]
+    score_validation: Scorer | None = None
+    presentations = 0
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+        return dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = ["id", "video", "label", "target", "text"]
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW (or what `optim` names) with one group per part and decay; parts may have learning rates of their own."""
+        if self.optimizer is None:
+            opt_model = self.model if model is None else model
+            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, opt_model)
+            self.optimizer_cls_and_kwargs = (optimizer_class, {**kwargs, "params": self._groups(opt_model)})
+        return super().create_optimizer(model)
+
+    def _groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
+        decayed = set(self.get_decay_parameter_names(model))
+        rates = {"merger": self.args.learning_rate_merger, "vision": self.args.learning_rate_vision}
+        groups: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
+        for part, name, parameter in trainable_parameters(model):
+            groups.setdefault((part, name in decayed), []).append(parameter)
+        return [
+            {
+                "params": parameters,
+                "weight_decay": self.args.weight_decay if decay else 0.0,
+                "lr": self.args.learning_rate if rates.get(part) is None else rates[part],
+            }
+            for (part, decay), parameters in groups.items()
+        ]
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Counts the clips that were shown, then leaves the loss to TRL."""
+        if self.model.training:
+            self.presentations += len(inputs["input_ids"]) * self.accelerator.num_processes
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Adds the accuracy of the one label scorer to TRL's evaluation loss, so the best checkpoint can follow it."""
+        accuracy = None if self.score_validation is None else self._validation_accuracy(self.score_validation)
+        if accuracy is not None:
+            self._metrics["eval"]["accuracy"].append(accuracy)  # logged with the loss
+        metrics = super().evaluate(*args, **kwargs)
+        return metrics if accuracy is None else metrics | {"eval_accuracy": accuracy}
+
+    def _validation_accuracy(self, score: Scorer) -> float:
+        rows = self.eval_dataset.to_list()
+        was_training = self.model.training
+        self.model.eval()
+        with self.accelerator.split_between_processes(rows) as own:
+            right = dict(gather_object(score(self.accelerator.unwrap_model(self.model), own)))
+        self.model.train(was_training)
+        assert right.keys() == {row["id"] for row in rows}, "every validation clip is scored exactly once"
+        return sum(right.values()) / len(right)
+
+
+class RationaleTrainer(VideoSFTTrainer):
+    """Stage 1 of RB-FT (arXiv 2511.15923): the model learns to write rationales; it also logs their length in tokens."""
+
+    _tag_names = [*VideoSFTTrainer._tag_names, "rationale"]
+    _name = "RB-FT stage 1"
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Logs `answer_tokens`, the mean number of trained tokens per clip."""
+        answers = (inputs["labels"] != IGNORED).sum().item() / len(inputs["labels"])
+        self._metrics["train" if self.model.training else "eval"]["answer_tokens"].append(answers)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+class LabelTrainer(VideoSFTTrainer):
+    """Stage 2 of RB-FT, and direct SFT: the model learns the bare class name."""
+
+    _tag_names = [*VideoSFTTrainer._tag_names, "label"]
+    _name = "RB-FT stage 2"

@@ -1,0 +1,186 @@
+"""Stage 0: the base model writes rationales for training clips; every one is checked and kept or dropped with a reason.
+
+Input: a recipe and the clips of its task card. Output: rationales.jsonl and rationales.summary.json beside it.
+Command: accelerate launch rbft_trl/rationales.py recipes/rationales.yaml
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from rbft_trl.configs import DataArguments, ModelArguments, RationaleArguments
+from rbft_trl.data.jsonl import BatchLog, read_jsonl, write_json, write_jsonl
+from rbft_trl.data.task import TaskCard
+from rbft_trl.data.video import ClipError
+from rbft_trl.errors import UserError, run_entry
+from rbft_trl.evidence.verify import check_rationales, kept_share, require_every_class
+from rbft_trl.model.collator import ClipBatches, ClipCollator
+from rbft_trl.model.inference import prefill, sample
+from rbft_trl.model.loading import base_fingerprint, check_model_arguments, load_base, load_processor
+from rbft_trl.recipe import parse_recipe
+from rbft_trl.start import Row, fixed_batches, open_task
+
+Sample = dict[str, Any]
+
+
+def main(argv: list[str]) -> list[Sample]:
+    """Runs stage 0; returns the rows of rationales.jsonl."""
+    data, base, args = parse_recipe(argv, DataArguments, ModelArguments, RationaleArguments)
+    card, source, rows, frames = open_task(data)
+    check_model_arguments(base, use_cpu=args.use_cpu)
+    clips = [row for row in rows if row["split"] == "train" and (row["label"] is not None or args.use_pool)]
+    if not clips:
+        raise UserError(f"{card.path}: no training clip to write a rationale for; check the split column")
+    settings = {
+        "card": card.fingerprint(),
+        "base": base_fingerprint(base.model_name_or_path, base.model_revision),
+        "frames": frames.to_dict(),
+        "definitions": data.definitions,
+        "clips": hashlib.sha256("\n".join(sorted(row["id"] for row in clips)).encode()).hexdigest()[:12],
+        "stage0": {k: v for k, v in dataclasses.asdict(args).items() if k not in ("output_file", "use_cpu", "checks")},
+    }
+    output = Path(args.output_file)
+    accelerator = Accelerator(cpu=args.use_cpu)
+    if output.exists():
+        return reuse(output, settings, card, args, is_main=accelerator.is_main_process)
+    set_seed(args.seed)
+    processor = load_processor(base.model_name_or_path, base.model_revision)
+    collator = ClipCollator(processor, card, source.root, frames, definitions=data.definitions)
+    log = BatchLog(output, settings, rank=accelerator.process_index)
+    write = Writer(accelerator, collator, base, args, log)
+
+    samples = write.run_pass(clips, shown=args.label_shown == "hint", first=0)
+    if args.label_shown == "blind_then_hint":
+        mode = "label_match" if args.checks == "none" else args.checks
+        checked = check_rationales(samples, card, mode=mode)
+        done = {s["id"] for s in checked if s["verdict"] == "kept"}
+        failed = [row for row in clips if row["label"] is not None and row["id"] not in done]
+        samples += write.run_pass(failed, shown=True, first=len(fixed_batches(clips, args.per_device_batch_size)))
+
+    if accelerator.is_main_process:
+        samples = finish(samples, output, settings, card, args)
+        log.clear()
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    require_every_class(read_jsonl(output), card)
+    return samples
+
+
+class Writer:
+    """Writes rationales batch by batch; every finished batch is on the disk before the next begins."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        collator: ClipCollator,
+        base: ModelArguments,
+        args: RationaleArguments,
+        log: BatchLog,
+    ) -> None:
+        self.accelerator, self.collator, self.args, self.log, self.base = accelerator, collator, args, log, base
+        self.model = None
+
+    def run_pass(self, rows: list[Row], *, shown: bool, first: int) -> list[Sample]:
+        """One pass over `rows`, shared over the processes; returns the samples of all of them."""
+        rows = [row for row in rows if row["label"] is not None] if shown and self.args.label_shown != "hint" else rows
+        batches = fixed_batches(rows, self.args.per_device_batch_size, first=first)
+        finished = self.log.load()
+        self.accelerator.wait_for_everyone()
+        mine = [i for i in batches if i % self.accelerator.num_processes == self.accelerator.process_index]
+        todo = {i: batches[i] for i in mine if i not in finished}
+        if todo and self.model is None:
+            self.model = load_base(self.base, device=self.accelerator.device).eval()
+        loader = DataLoader(ClipBatches(self.collator, todo), batch_size=None)
+        title = "rationales, label shown" if shown else "rationales"
+        for number, pairs in tqdm(loader, desc=title, unit="batch", disable=not self.accelerator.is_main_process):
+            self.log.append(number, self._write_batch(number, pairs, shown=shown))
+        self.accelerator.wait_for_everyone()
+        finished = self.log.load()
+        return [s for i in batches for s in finished[i]]
+
+    def _write_batch(self, number: int, pairs: list[tuple[Row, Any]], *, shown: bool) -> list[Sample]:
+        for _, clip in pairs:
+            if isinstance(clip, ClipError):
+                raise clip
+        args, collator = self.args, self.collator
+        rows = [row for row, _ in pairs]
+        prompts = [
+            collator.card.rationale_prompt(row["label"] if shown else None, definitions=collator.definitions)
+            for row in rows
+        ]
+        seed = args.seed * 1_000_003 + number
+        tokens = sample(
+            self.model,
+            prefill(self.model, collator.prompts(rows, prompts, clips=[clip for _, clip in pairs])),
+            end_id=collator.end_id,
+            pad_id=collator.tokenizer.pad_token_id,
+            num_samples=args.num_samples,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            max_new_tokens=args.max_new_tokens,
+            seed=seed,
+        )
+        texts = collator.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        offset = args.num_samples if shown and args.label_shown == "blind_then_hint" else 0
+        decoding = {k: getattr(args, k) for k in ("temperature", "top_p", "max_new_tokens")}
+        return [
+            {
+                "id": row["id"],
+                "video": row["video"],
+                "label": row["label"],
+                "sample": offset + k,
+                "prompt_fingerprint": hashlib.sha256(prompts[i].encode()).hexdigest()[:12],
+                "shown": shown and row["label"] is not None,
+                "decoding": decoding,
+                "seed": seed,
+                "text": texts[i * args.num_samples + k].strip(),
+            }
+            for i, row in enumerate(rows)
+            for k in range(args.num_samples)
+        ]
+
+
+def finish(
+    samples: list[Sample], output: Path, settings: dict[str, Any], card: TaskCard, args: RationaleArguments
+) -> list[Sample]:
+    """Checks all samples, writes the file and the kept share per class, and prints the share."""
+    samples = check_rationales(sorted(samples, key=lambda s: (s["id"], s["sample"])), card, mode=args.checks)
+    kept = kept_share(samples, card)
+    write_jsonl(output, samples)
+    write_json(summary_file(output), settings | {"checks": args.checks, "kept": kept})
+    for name, share in kept.items():
+        print(f"rationales kept, {name}: {share['kept']} of {share['total']}")
+    return samples
+
+
+def reuse(
+    output: Path, settings: dict[str, Any], card: TaskCard, args: RationaleArguments, *, is_main: bool
+) -> list[Sample]:
+    """A finished file with the same settings is checked anew (that is cheap) instead of written anew."""
+    file = summary_file(output)
+    made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for key, value in settings.items():
+        if made.get(key) != json.loads(json.dumps(value)):
+            raise UserError(f"'{output}' exists and was made with another {key}; delete it or choose another output_file")
+    print(f"'{output}' is complete: its rationales are reused, and checked again")
+    samples = read_jsonl(output)
+    if is_main:
+        samples = finish(samples, output, settings, card, args)
+    require_every_class(samples, card)
+    return samples
+
+
+def summary_file(output: Path) -> Path:
+    """`rationales.summary.json` beside `rationales.jsonl`."""
+    return output.with_suffix(".summary.json")
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,116 @@
+"""Training of one stage: stage 1 (rationales), stage 2 (labels) or direct SFT; the recipe says which.
+
+Input: a recipe; for stage 1 rationales.jsonl, for stage 2 the folder of stage 1. Output: a checkpoint with rbft.json.
+Command: accelerate launch rbft_trl/sft.py recipes/stage1.yaml
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import set_seed
+from datasets import Dataset
+
+from rbft_trl.configs import AdapterArguments, DataArguments, ModelArguments, StageArguments, TrainingConfig
+from rbft_trl.data.jsonl import write_json
+from rbft_trl.errors import UserError, run_entry
+from rbft_trl.model.checkpoints import prepare_output, weights_fingerprint
+from rbft_trl.model.collator import ClipCollator
+from rbft_trl.model.inference import LabelScorer
+from rbft_trl.model.loading import (
+    base_fingerprint,
+    check_model_arguments,
+    load_base,
+    load_processor,
+    prepare_for_training,
+)
+from rbft_trl.model.provenance import check_same, read_record, write_record
+from rbft_trl.model.trainer import LabelTrainer, RationaleTrainer
+from rbft_trl.recipe import parse_recipe
+from rbft_trl.start import Row, of_split, open_task
+from rbft_trl.stage_rows import check_lengths, training_rows
+
+OPTIONS = (DataArguments, ModelArguments, AdapterArguments, StageArguments, TrainingConfig)
+
+
+def main(argv: list[str]) -> dict[str, Any]:
+    """Trains one stage; returns its record (rbft.json)."""
+    data, base, adapters, stage, training = parse_recipe(argv, *OPTIONS)
+    card, source, rows, frames = open_task(data)
+    check_model_arguments(base, use_cpu=training.use_cpu)
+    fingerprint = base_fingerprint(base.model_name_or_path, base.model_revision)
+    same = {"base": fingerprint, "frames": frames.to_dict(), "definitions": data.definitions}
+    same |= {"adapters": dataclasses.asdict(adapters)}
+    parent = None
+    if stage.init != "base":
+        parent = read_record(stage.init)
+        check_same(parent, stage.init, card, **same)
+    train = training_rows(rows, stage, card)
+    validation = [row | {"target": "label", "text": ""} for row in of_split(rows, "validation")]
+    if training.eval_strategy != "no" and not validation:
+        raise UserError(f"eval_strategy is '{training.eval_strategy.value}' but {card.path} has no validation clip; set it to no")
+    resume, done = prepare_output(training, recipe(data, base, adapters, stage, training))
+    if done:
+        return read_record(training.output_dir)
+
+    set_seed(training.seed)
+    processor = load_processor(base.model_name_or_path, base.model_revision)
+    collator = ClipCollator(
+        processor, card, source.root, frames, definitions=data.definitions, label_in_prompt=stage.label_in_prompt
+    )
+    check_lengths(train + validation, collator, training.max_length)
+    full_parent = parent is not None and not adapters.use_peft
+    start = dataclasses.replace(base, model_name_or_path=stage.init, model_revision=None) if full_parent else base
+    model = load_base(start, device=training.device)
+    adapter = stage.init if parent is not None and adapters.use_peft else None
+    model = prepare_for_training(model, adapters, adapter=adapter)
+
+    trainer = (LabelTrainer if stage.target == "label" else RationaleTrainer)(
+        model=model,
+        args=training,
+        train_dataset=Dataset.from_list(train),
+        eval_dataset=Dataset.from_list(validation) if validation else None,
+        data_collator=collator,
+        processing_class=processor,
+    )
+    if training.validate_by_score and validation:
+        scorer, size = LabelScorer(collator), training.per_device_eval_batch_size
+        trainer.score_validation = lambda m, clips: scorer.right(m, clips, batch_size=size)
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=resume)
+    seconds = time.perf_counter() - started
+    trainer.save_model()
+    trainer.save_state()
+
+    record = same | {
+        "labels": card.names,
+        "model_name_or_path": base.model_name_or_path,
+        "target": stage.target,
+        "init": "base" if parent is None else parent["weights"],
+        "steps": trainer.state.global_step,
+        "presentations": trainer.presentations,
+        "seconds": round(seconds, 2),
+        "best_validation": trainer.state.best_metric,
+        "curves": trainer.state.log_history,
+        "recipe": recipe(data, base, adapters, stage, training),
+    }
+    if trainer.accelerator.is_main_process:
+        record["weights"] = weights_fingerprint(training.output_dir)
+        write_record(training.output_dir, card, record)
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+    return record
+
+
+def recipe(*groups: Any) -> dict[str, Any]:
+    """The resolved recipe: every option of every group as it was used, without secrets."""
+    resolved: dict[str, Any] = {}
+    for group in groups:
+        resolved |= group.to_dict() if isinstance(group, TrainingConfig) else dataclasses.asdict(group)
+    return json.loads(json.dumps({k: v for k, v in resolved.items() if "token" not in k}, default=str))
+
+
+if __name__ == "__main__":
+    run_entry(main)

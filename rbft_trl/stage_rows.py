@@ -1,0 +1,85 @@
+"""From rows of the data and rationales.jsonl to the flat rows that one stage is trained on.
+
+Input: rows of this draw, the stage's options. Output: rows {id, video, label, target, text}; all checks of both.
+"""
+
+import hashlib
+import warnings
+from typing import Any
+
+from rbft_trl.configs import StageArguments
+from rbft_trl.data.jsonl import read_jsonl
+from rbft_trl.data.task import TaskCard
+from rbft_trl.errors import UserError
+from rbft_trl.evidence.verify import require_every_class
+from rbft_trl.model.collator import ClipCollator
+from rbft_trl.start import Row, of_split
+
+
+def training_rows(rows: list[Row], stage: StageArguments, card: TaskCard) -> list[Row]:
+    """The rows of one stage, in the order of the data; a clip with several kept rationales has several rows.
+
+    Raises:
+        UserError: if the rationales are missing, belong to other clips or labels, or leave a class empty.
+    """
+    if stage.target == "label":
+        return [_flat(row, "label", "") for row in of_split(rows, "train")]
+    samples = read_jsonl(stage.rationales)
+    by_id = {row["id"]: row for row in rows if row["split"] == "train"}
+    for number, sample in enumerate(samples, start=1):
+        _check_sample(sample, by_id, card, f"{stage.rationales}:{number}")
+    require_every_class(samples, card)
+    _warn_of_other_prompt(samples, card, stage.rationales)
+    used = [s for s in samples if s["verdict"] in ("kept", "unlabelled")]
+    if stage.target == "label_rationale":
+        used = [s for s in used if s["label"] is not None]  # a clip of the pool has no label to begin with
+    return [_flat(by_id[s["id"]], stage.target, s["text"]) for s in used]
+
+
+def check_lengths(rows: list[Row], collator: ClipCollator, limit: int | None) -> None:
+    """Refuses rows that are longer than `max_length`, before step 1: TRL's cut would remove video tokens.
+
+    A clip is probed once; rows of one clip share its number of video tokens.
+    """
+    if limit is None:
+        return
+    lengths = {f"{row['id']} ({row['target']})": collator.count_tokens(row) for row in rows}
+    too_long = [name for name, tokens in lengths.items() if tokens > limit]
+    if too_long:
+        raise UserError(
+            f"{len(too_long)} rows have more than max_length = {limit} tokens, the longest {max(lengths.values())}, "
+            f"e.g. {', '.join(too_long[:3])}; raise max_length, or lower num_frames or max_pixels"
+        )
+
+
+def _flat(row: Row, target: str, text: str) -> Row:
+    return {"id": row["id"], "video": row["video"], "label": row["label"], "target": target, "text": text}
+
+
+def _check_sample(sample: dict[str, Any], by_id: dict[str, Row], card: TaskCard, place: str) -> None:
+    for key in ("id", "label", "text", "verdict"):
+        if key not in sample:
+            raise UserError(f"{place}: '{key}' is missing; write the file with rbft_trl/rationales.py")
+    row = by_id.get(sample["id"])
+    if row is None:
+        raise UserError(
+            f"{place}: clip '{sample['id']}' is not a training clip of this draw; write the rationales with the same "
+            "task, shots and draw as this recipe"
+        )
+    if sample["label"] != row["label"]:
+        raise UserError(
+            f"{place}: clip '{sample['id']}' has label {sample['label']!r}, the data says {row['label']!r}; "
+            "write the rationales again"
+        )
+
+
+def _warn_of_other_prompt(samples: list[dict[str, Any]], card: TaskCard, place: str) -> None:
+    """Rationales that answer another prompt than the student's are a trap of the original data, not an error."""
+    known = {_fingerprint(card.rationale_prompt(definitions=d)) for d in (True, False)}
+    other = sum(not s.get("shown") and s.get("prompt_fingerprint") not in {*known, "oracle"} for s in samples)
+    if other:
+        warnings.warn(f"{place}: {other} rationales answer another prompt than the student is trained on", stacklevel=2)
+
+
+def _fingerprint(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode()).hexdigest()[:12]

@@ -1,0 +1,59 @@
+"""What every entry does before a model is loaded: task card, rows, draw, frames, and all their checks.
+
+Input: the data options of a recipe. Output: the card, the rows of this draw, and the sampler's settings.
+"""
+
+import os
+from typing import Any
+
+from rbft_trl.configs import DataArguments
+from rbft_trl.data.rows import check_files, load_rows
+from rbft_trl.data.splits import check_splits, draw_shots
+from rbft_trl.data.task import DataSource, TaskCard
+from rbft_trl.data.video import FrameSettings
+from rbft_trl.errors import UserError
+
+Row = dict[str, Any]
+
+
+def open_task(args: DataArguments) -> tuple[TaskCard, DataSource, list[Row], FrameSettings]:
+    """Reads and checks everything that a user supplies as data.
+
+    Raises:
+        UserError: for every mistake in the card or the data, before a model is loaded.
+    """
+    card = TaskCard.from_yaml(args.task)
+    if card.data is None:
+        raise UserError(f"{card.path}: 'data' is missing; name the folder of the clips as data.root")
+    rows = load_rows(card)
+    check_files(rows, card.data.root, card.data.how_to_get)
+    check_splits(rows, card)
+    return card, card.data, draw_shots(rows, args.shots, seed=args.draw), frame_settings(args)
+
+
+def frame_settings(args: DataArguments) -> FrameSettings:
+    """The one sampler's settings; 8 frames if neither `num_frames` nor `fps` is given."""
+    num_frames = 8 if args.num_frames is None and args.fps is None else args.num_frames
+    return FrameSettings(
+        num_frames=num_frames,
+        fps=args.fps,
+        max_frames=args.max_frames,
+        min_pixels=args.min_pixels,
+        max_pixels=args.max_pixels,
+    )
+
+
+def of_split(rows: list[Row], split: str) -> list[Row]:
+    """The labelled rows of one split."""
+    return [row for row in rows if row["split"] == split and row["label"] is not None]
+
+
+def fixed_batches(rows: list[Row], size: int, *, first: int = 0) -> dict[int, list[Row]]:
+    """Numbered batches over the sorted ids: the same clips share a batch whatever the number of processes."""
+    ordered = sorted(rows, key=lambda row: row["id"])
+    return {first + i // size: ordered[i : i + size] for i in range(0, len(ordered), size)}
+
+
+def rank_of_this_process() -> int:
+    """Rank as the launcher set it, before any distributed state exists."""
+    return int(os.environ.get("RANK", "0"))

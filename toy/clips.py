@@ -1,0 +1,122 @@
+"""Makes the toy data set: real H.264 clips, clips.csv, and the true attributes beside them.
+
+Output: OUT/clips/*.mp4, OUT/clips.csv (id, video, label, split, group), OUT/attributes.jsonl (truth and captions).
+Command: python toy/clips.py --out outputs/toy/clips --shift 0.4
+"""
+
+import argparse
+import csv
+import io
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from tqdm import tqdm
+
+from rbft_trl.data.jsonl import write_json, write_jsonl, write_text
+from rbft_trl.errors import UserError, run_entry
+from toy.scenes import FPS, LABELS, SIDE, Background, Scene, draw_background, draw_scene, render
+
+DEFAULT_SHIFT = 0.4
+STAMP = "made.json"
+
+
+def write_clip(path: Path, frames: np.ndarray) -> None:
+    """Encodes uint8 `[T, H, W, 3]` frames as H.264 mp4 (temporary name, then rename)."""
+    temporary = path.with_name(f".{path.name}")
+    with av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
+        # asm=0: with it the encoder can write other bytes for the same frames from run to run
+        stream.options = {"crf": "20", "preset": "veryfast", "x264-params": "asm=0:threads=1"}
+        for array in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
+        container.mux(stream.encode())
+    temporary.replace(path)
+
+
+def plan(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One entry per clip: split, scene, seed and camera; cameras (groups) have 2 to 4 clips and never leave a split."""
+    rng = np.random.default_rng(args.seed)
+    names = list(LABELS)
+    wanted = [("train", name, True) for name in names for _ in range(args.labelled)]
+    wanted += [("train", names[i % len(names)], False) for i in range(args.pool)]
+    wanted += [("validation", names[i % len(names)], True) for i in range(args.validation)]
+    wanted += [("test", names[i % len(names)], True) for i in range(args.test)]
+    order = rng.permutation(len(wanted))
+    entries, camera, left = [], -1, {}
+    for split in ("train", "validation", "test"):
+        for i in (i for i in order if wanted[i][0] == split):
+            if not left.get(split):
+                camera, left[split] = camera + 1, int(rng.integers(2, 5))
+            left[split] -= 1
+            size, motion = LABELS[wanted[i][1]]
+            scene = draw_scene(rng, size=size, motion=motion)
+            entries.append({"id": f"toy{len(entries):05d}", "split": split, "labelled": wanted[i][2]})
+            entries[-1] |= {"group": f"camera{camera:04d}", "camera": camera, "scene": scene}
+    return entries
+
+
+def make(job: tuple[dict[str, Any], Path, float, int]) -> None:
+    """Renders and writes one clip, if it is not there yet."""
+    entry, folder, shift, seed = job
+    path = folder / f"{entry['id']}.mp4"
+    if path.exists():
+        return
+    background: Background = draw_background(np.random.default_rng([seed, 1, entry["camera"]]))
+    scene: Scene = entry["scene"]
+    frames, _ = render(scene, background, np.random.default_rng([seed, 2, int(entry["id"][3:])]), shift=shift)
+    write_clip(path, frames)
+
+
+def main(argv: list[str]) -> None:
+    """Makes the data set, or completes one that was begun with the same settings."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("outputs/toy/clips"))
+    parser.add_argument("--shift", type=float, default=DEFAULT_SHIFT, help="0: the base's own look; 1: only new looks")
+    parser.add_argument("--labelled", type=int, default=24, help="labelled training clips per class")
+    parser.add_argument("--pool", type=int, default=512, help="training clips without a label")
+    parser.add_argument("--validation", type=int, default=240)
+    parser.add_argument("--test", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
+    args = parser.parse_args(argv)
+    if not 0 <= args.shift <= 1:
+        raise UserError(f"--shift is {args.shift} but must lie between 0 and 1")
+    settings = {k: v for k, v in vars(args).items() if k not in ("out", "workers")}
+    stamp = args.out / STAMP
+    if stamp.is_file() and json.loads(stamp.read_text()) != settings:
+        raise UserError(f"'{args.out}' holds clips made with {stamp.read_text().strip()}; delete it or choose another --out")
+    (args.out / "clips").mkdir(parents=True, exist_ok=True)
+    write_json(stamp, settings)
+
+    entries = plan(args)
+    jobs = [(entry, args.out / "clips", args.shift, args.seed) for entry in entries]
+    with ProcessPoolExecutor(args.workers) as pool:
+        for _ in tqdm(pool.map(make, jobs, chunksize=16), total=len(jobs), desc="making clips", unit="clip"):
+            pass
+    write_tables(args.out, entries)
+    print(f"{len(entries)} clips in '{args.out}' (synthetic, shift {args.shift})")
+
+
+def write_tables(out: Path, entries: list[dict[str, Any]]) -> None:
+    """clips.csv (what a user would have) and attributes.jsonl (what only the maker knows)."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["id", "video", "label", "split", "group"])
+    truth = []
+    for entry in entries:
+        scene: Scene = entry["scene"]
+        label = scene.label if entry["labelled"] else ""
+        writer.writerow([entry["id"], f"clips/{entry['id']}.mp4", label, entry["split"], entry["group"]])
+        truth.append({"id": entry["id"], **scene.attributes(), "label": scene.label, "text": scene.caption})
+    write_text(out / "clips.csv", table.getvalue())
+    write_jsonl(out / "attributes.jsonl", truth)
+
+
+if __name__ == "__main__":
+    run_entry(main)
