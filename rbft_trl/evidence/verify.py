@@ -1,0 +1,214 @@
+"""Checks of rationales: pure functions that return a reason code, or None if there is nothing to object to.
+
+Input: rows of rationales.jsonl and the task card. Output: the same rows in the same order, with verdict and reason.
+"""
+
+import hashlib
+import re
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+from rbft_trl.data.task import TaskCard, normalise
+from rbft_trl.errors import UserError
+
+Sample = dict[str, Any]
+Mode = Literal["none", "label_match", "all"]
+
+MIN_WORDS, MAX_WORDS = 5, 400  # of the reasoning; a toy caption has 7 words, the authors' rationales 50-200
+ECHO_WORDS = 10  # a run of the prompt this long is a copy; shorter ones are the task's own vocabulary
+UNSPACED = "\u3040-\u30ff\u3400-\u9fff"  # scripts without spaces: one character counts as one word
+WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
+# "I cannot see a weapon" is evidence; only not being able to do the task is a refusal. English only.
+TASK_VERBS = "help|assist|watch|view|access|process|analy[sz]e|comply|answer|classify|play|open|fulfil"
+REFUSAL = re.compile(
+    rf"\bi(?: am|'m)?(?: can't| cannot| can not| unable to| not able to| won't) (?:{TASK_VERBS})"
+    r"|\bi(?: am|'m) sorry,? (?:but|i )|\bas an? (?:ai|(?:large )?language model)\b"
+    r"|\bno (?:video|clip|image)s? (?:was|were|is|has been|have been) (?:provided|attached|given|uploaded)"
+)
+
+
+def words(text: str) -> list[str]:
+    """The words of `text` as they are counted and compared here: normalised, without punctuation."""
+    return WORD.findall(normalise(text))
+
+
+def no_label(text: str, card: TaskCard) -> str | None:
+    """The last line must be `Classification: <name>` with exactly one class of the card."""
+    return "no_label" if card.parse_label(text, require_prefix=True) is None else None
+
+
+def wrong_label(text: str, gold: str, card: TaskCard) -> str | None:
+    """The class that the last line names must be the gold label; a text without one is `no_label`'s business."""
+    said = card.parse_label(text, require_prefix=True)
+    return "wrong_label" if said is not None and said != gold else None
+
+
+def refusal(reasoning: str) -> str | None:
+    """The model says that it cannot do the task instead of doing it."""
+    plain = normalise(reasoning.replace("\u2019", "'"))
+    return "refusal" if REFUSAL.search(plain) else None
+
+
+def length(reasoning: str, *, min_words: int = MIN_WORDS, max_words: int = MAX_WORDS) -> str | None:
+    """The reasoning before the final line must have `min_words` to `max_words` words; none at all is too short."""
+    count = len(words(reasoning))
+    return "too_short" if count < min_words else "too_long" if count > max_words else None
+
+
+def repetition(reasoning: str, *, longest: int = 20, distinct: float = 0.5) -> str | None:
+    """A loop: a phrase said again at once (1-2 words four times, 3 to `longest` words three times), or less than the
+    share `distinct` of all runs of four words are different (for loops with small changes)."""
+    said = words(reasoning)
+    for size in range(1, min(longest, len(said) // 3) + 1):
+        times, same = (4 if size < 3 else 3), 0
+        for a, b in zip(said, said[size:], strict=False):
+            same = same + 1 if a == b else 0
+            if same >= size * (times - 1):
+                return "repetition"
+    runs = _runs(said, 4)
+    return "repetition" if len(said) >= 20 and len(set(runs)) < distinct * len(runs) else None
+
+
+def prompt_echo(reasoning: str, prompt: str, definitions: Sequence[str] = (), *, run: int = ECHO_WORDS) -> str | None:
+    """`run` words in a row are copied from the prompt. Quoting one definition is an argument, not an echo."""
+    copied = set(_runs(words(reasoning), run)) & _prompt_runs(prompt, tuple(definitions), run)
+    return "prompt_echo" if copied else None
+
+
+def label_in_prompt(sample: Sample, card: TaskCard) -> str | None:
+    """A row that says that its label was not shown must answer the card's blind prompt, where the names stand only
+    in the closed list. Rows without a fingerprint (written by hand) say nothing to check."""
+    if sample.get("shown") or sample.get("prompt_fingerprint") is None:
+        return None
+    return "label_in_prompt" if sample["prompt_fingerprint"] not in _blind_fingerprints(card) else None
+
+
+def label_in_reasoning(reasoning: str, card: TaskCard, *, min_words: int = MIN_WORDS) -> str | None:
+    """A blind rationale must not argue from a name: without the sentences that name any class, `min_words` words
+    must be left. (Deleting those sentences is RISE's test, arXiv 2508.13229.) A name may be an everyday word, such
+    as `running`, so one sentence that holds it beside others that describe the clip is no fault."""
+    sentences = [words(part) for part in re.split(r"[.!?;\n\u3002]+", reasoning)]
+    names = [name for name in map(words, card.names) if name]
+    free = [said for said in sentences if not any(_holds(said, name) for name in names)]
+    named = len(free) < len(sentences)
+    return "label_in_reasoning" if named and sum(map(len, free)) < min_words else None
+
+
+def check_rationales(samples: list[Sample], card: TaskCard, *, mode: Mode) -> list[Sample]:
+    """Gives every sample a verdict and a reason; no row is left out and the order stays.
+
+    Args:
+        samples (`list[dict]`): Rows of rationales.jsonl, with or without a verdict from before.
+        card (`TaskCard`): Names, final line and prompts.
+        mode (`str`): `"none"` keeps all, as the paper does, and warns with the share of wrong final lines;
+            `"label_match"` drops `no_label` and `wrong_label`; `"all"` applies every check. The first reason found is
+            stored; what explains a missing final line (refusal, loop, echo) is looked at first.
+
+    Returns:
+        `list[dict]`: Copies with `verdict` (`"kept"`, `"dropped"`; without a gold label `"unlabelled"`, which is kept
+        and trained without the final line, or `"dropped"`) and `reason` (a code or None).
+
+        A duplicate is a second sample of the *same* clip with the same reasoning; two clips may well look alike and
+        get the same short description.
+    """
+    assert mode in ("none", "label_match", "all"), mode
+    if mode == "none":
+        _warn_of_wrong_lines(samples, card)
+    checked, said = [], set()
+    for sample in samples:
+        assert sample["label"] is None or sample["label"] in card.labels, sample["label"]
+        reason = None if mode == "none" else _reason(sample, card, full=mode == "all")
+        if mode == "all" and reason is None:
+            key = (sample["id"], tuple(words(card.without_final_line(sample["text"]))))
+            reason = "duplicate" if key in said else None
+            said.add(key)
+        verdict = "dropped" if reason else "unlabelled" if sample["label"] is None else "kept"
+        checked.append(sample | {"verdict": verdict, "reason": reason})
+    return checked
+
+
+def kept_share(samples: list[Sample], card: TaskCard) -> dict[str, dict[str, Any]]:
+    """How many samples are kept, per class, for all labelled ones (`overall`) and for the pool (`unlabelled`).
+
+    Returns:
+        `dict`: name → `{"kept": int, "total": int, "share": float or None}`; the share of nothing is None.
+    """
+    kept = Counter(s["label"] for s in samples if s["verdict"] in ("kept", "unlabelled"))
+    total = Counter(s["label"] for s in samples)
+    taken = ("overall", "unlabelled")
+    shares = {f"{n} (class)" if n in taken else n: _share(kept[n], total[n]) for n in card.names}
+    labelled = _share(kept.total() - kept[None], total.total() - total[None])
+    return shares | {"overall": labelled, "unlabelled": _share(kept[None], total[None])}
+
+
+def require_every_class(samples: list[Sample], card: TaskCard) -> None:
+    """Stops where a class would be trained without a single rationale.
+
+    Raises:
+        UserError: names the first such class, its count and why its rationales were dropped.
+    """
+    for name in card.names:
+        own = [s for s in samples if s["label"] == name]
+        if any(s["verdict"] == "kept" for s in own):
+            continue
+        reasons = ", ".join(f"{count} {why}" for why, count in Counter(s["reason"] for s in own).most_common())
+        raise UserError(
+            f"class '{name}' has no kept rationale: 0 of {len(own)}{f' ({reasons})' if own else ''}; "
+            "write more samples or show the label (label_shown: blind_then_hint), or use weaker checks"
+        )
+
+
+def _reason(sample: Sample, card: TaskCard, *, full: bool) -> str | None:
+    """The first objection to one sample; `full` is mode "all" without duplicates, which need the other rows."""
+    text, gold = sample["text"], sample["label"]
+    reasoning, blind = card.without_final_line(text), not sample.get("shown")
+    found = None
+    if full:
+        found = refusal(reasoning) or repetition(reasoning)
+        lines = [f"{name}: {meaning}" for name, meaning in card.labels.items()]
+        for definitions in (True, False):
+            prompt = card.rationale_prompt(None if blind else gold, definitions=definitions)
+            found = found or prompt_echo(reasoning, prompt, lines)
+    if gold is not None:
+        found = found or no_label(text, card) or wrong_label(text, gold, card)
+    if full:
+        found = found or length(reasoning) or label_in_prompt(sample, card)
+        found = found or (label_in_reasoning(reasoning, card) if blind else None)
+    return found
+
+
+def _warn_of_wrong_lines(samples: list[Sample], card: TaskCard) -> None:
+    labelled = [s for s in samples if s["label"] is not None]
+    wrong = sum(card.parse_label(s["text"], require_prefix=True) != s["label"] for s in labelled)
+    if wrong:
+        warnings.warn(
+            f"checks: none keeps {wrong} of {len(labelled)} rationales ({wrong / len(labelled):.0%}) whose final line "
+            "does not name the gold label; checks: label_match drops them",
+            stacklevel=3,
+        )
+
+
+@lru_cache(maxsize=256)
+def _prompt_runs(prompt: str, definitions: tuple[str, ...], run: int) -> frozenset[tuple[str, ...]]:
+    allowed = {gram for text in definitions for gram in _runs(words(text), run)}
+    return frozenset(set(_runs(words(prompt), run)) - allowed)
+
+
+def _blind_fingerprints(card: TaskCard) -> set[str]:
+    prompts = [card.rationale_prompt(definitions=definitions) for definitions in (True, False)]
+    return {hashlib.sha256(prompt.encode()).hexdigest()[:12] for prompt in prompts}
+
+
+def _runs(said: Sequence[str], size: int) -> list[tuple[str, ...]]:
+    return [tuple(said[i : i + size]) for i in range(len(said) - size + 1)]
+
+
+def _holds(said: Sequence[str], name: Sequence[str]) -> bool:
+    return tuple(name) in _runs(said, len(name))
+
+
+def _share(kept: int, total: int) -> dict[str, Any]:
+    return {"kept": kept, "total": total, "share": kept / total if total else None}
