@@ -5,6 +5,7 @@ Command: accelerate launch rbft_trl/eval.py recipes/eval.yaml
 """
 
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from rbft_trl.model.loading import (
 from rbft_trl.model.probe import fit_probe
 from rbft_trl.model.provenance import check_same, read_record
 from rbft_trl.recipe import parse_recipe
-from rbft_trl.start import Row, fixed_batches, of_split, open_task
+from rbft_trl.start import Row, data_fingerprint, fixed_batches, of_split, open_task
 
 Prediction = dict[str, Any]
 
@@ -52,8 +53,12 @@ def main(argv: list[str]) -> dict[str, Any]:
     if not clips:
         raise UserError(f"{card.path}: the {args.split} split has no labelled clip; set data.{args.split} above 0")
     options = {k: v for k, v in dataclasses.asdict(args).items() if k not in ("output_dir", "use_cpu", "checkpoint")}
-    settings = {"card": card.fingerprint(), "base": fingerprint, "frames": frames.to_dict(), "options": options}
-    settings |= {"checkpoint": record.get("weights"), "clips": len(clips), "draw": [data.shots, data.draw]}
+    settings: dict[str, Any] = {"card": card.fingerprint(), "base": fingerprint, "frames": frames.to_dict(), "options": options}
+    used = clips + of_split(rows, "train") if args.method == "probe" else clips
+    settings |= {"checkpoint": record.get("weights"), "data": data_fingerprint(used, source.root)}
+    output = Path(args.output_dir)
+    if (metrics := finished(output, settings)) is not None:
+        return metrics
 
     accelerator = Accelerator(cpu=args.use_cpu)
     processor = load_processor(base.model_name_or_path, base.model_revision)
@@ -63,7 +68,6 @@ def main(argv: list[str]) -> dict[str, Any]:
     if args.method == "probe":
         read.probe = fit_probe(accelerator, model, collator, of_split(rows, "train"), args.per_device_batch_size)
 
-    output = Path(args.output_dir)
     log = BatchLog(output / "predictions.jsonl", settings, rank=accelerator.process_index)
     predictions = read.run(fixed_batches(clips, args.per_device_batch_size), log)
     metrics = compute_metrics(predictions, card.names)
@@ -148,6 +152,17 @@ class Reader:
     def _answer_part(self, text: str) -> str:
         """Where the label stands: the first line if the model was taught label → rationale, else the last."""
         return text.split("\n", maxsplit=1)[0] if self.target == "label_rationale" else text
+
+
+def finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The metrics of an evaluation that has been made with the very same settings, weights and clips."""
+    if not (output / "metrics.json").is_file():
+        return None
+    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    if metrics.get("settings") != json.loads(json.dumps(settings)):
+        return None
+    print(f"'{output}' is complete: its predictions are reused")
+    return metrics
 
 
 def write(output: Path, predictions: list[Prediction], metrics: dict[str, Any], card: TaskCard) -> None:

@@ -25,7 +25,7 @@ from rbft_trl.model.collator import ClipBatches, ClipCollator
 from rbft_trl.model.inference import prefill, sample
 from rbft_trl.model.loading import base_fingerprint, check_model_arguments, load_base, load_processor
 from rbft_trl.recipe import parse_recipe
-from rbft_trl.start import Row, fixed_batches, open_task
+from rbft_trl.start import Row, data_fingerprint, fixed_batches, open_task
 
 Sample = dict[str, Any]
 
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> list[Sample]:
         "base": base_fingerprint(base.model_name_or_path, base.model_revision),
         "frames": frames.to_dict(),
         "definitions": data.definitions,
-        "clips": hashlib.sha256("\n".join(sorted(row["id"] for row in clips)).encode()).hexdigest()[:12],
+        "clips": data_fingerprint(clips, source.root),
         "stage0": {k: v for k, v in dataclasses.asdict(args).items() if k not in ("output_file", "use_cpu", "checks")},
     }
     output = Path(args.output_file)

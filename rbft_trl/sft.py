@@ -29,7 +29,7 @@ from rbft_trl.model.loading import (
 from rbft_trl.model.provenance import check_same, read_record, write_record
 from rbft_trl.model.trainer import LabelTrainer, RationaleTrainer
 from rbft_trl.recipe import parse_recipe
-from rbft_trl.start import Row, of_split, open_task
+from rbft_trl.start import data_fingerprint, of_split, open_task
 from rbft_trl.stage_rows import check_lengths, training_rows
 
 OPTIONS = (DataArguments, ModelArguments, AdapterArguments, StageArguments, TrainingConfig)
@@ -51,7 +51,9 @@ def main(argv: list[str]) -> dict[str, Any]:
     validation = [row | {"target": "label", "text": ""} for row in of_split(rows, "validation")]
     if training.eval_strategy != "no" and not validation:
         raise UserError(f"eval_strategy is '{training.eval_strategy.value}' but {card.path} has no validation clip; set it to no")
-    resume, done = prepare_output(training, recipe(data, base, adapters, stage, training))
+    resolved = recipe(data, base, adapters, stage, training)
+    resolved["rows"] = data_fingerprint(train + validation, source.root)
+    resume, done = prepare_output(training, resolved)
     if done:
         return read_record(training.output_dir)
 
@@ -94,7 +96,7 @@ def main(argv: list[str]) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "best_validation": trainer.state.best_metric,
         "curves": trainer.state.log_history,
-        "recipe": recipe(data, base, adapters, stage, training),
+        "recipe": resolved,
     }
     if trainer.accelerator.is_main_process:
         record["weights"] = weights_fingerprint(training.output_dir)

@@ -37,17 +37,14 @@ def training_rows(rows: list[Row], stage: StageArguments, card: TaskCard) -> lis
 
 
 def check_lengths(rows: list[Row], collator: ClipCollator, limit: int | None) -> None:
-    """Refuses rows that are longer than `max_length`, before step 1: TRL's cut would remove video tokens.
-
-    A clip is probed once; rows of one clip share its number of video tokens.
-    """
+    """Refuses rows that are longer than `max_length`, before step 1: TRL's cut would remove video tokens."""
     if limit is None:
         return
-    lengths = {f"{row['id']} ({row['target']})": collator.count_tokens(row) for row in rows}
-    too_long = [name for name, tokens in lengths.items() if tokens > limit]
+    lengths = collator.count_tokens(rows)
+    too_long = [row["id"] for row, tokens in zip(rows, lengths, strict=True) if tokens > limit]
     if too_long:
         raise UserError(
-            f"{len(too_long)} rows have more than max_length = {limit} tokens, the longest {max(lengths.values())}, "
+            f"{len(too_long)} rows have more than max_length = {limit} tokens, the longest {max(lengths)}, "
             f"e.g. {', '.join(too_long[:3])}; raise max_length, or lower num_frames or max_pixels"
         )
 

@@ -3,7 +3,9 @@
 Input: the data options of a recipe. Output: the card, the rows of this draw, and the sampler's settings.
 """
 
-import os
+import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 from rbft_trl.configs import DataArguments
@@ -54,6 +56,7 @@ def fixed_batches(rows: list[Row], size: int, *, first: int = 0) -> dict[int, li
     return {first + i // size: ordered[i : i + size] for i in range(0, len(ordered), size)}
 
 
-def rank_of_this_process() -> int:
-    """Rank as the launcher set it, before any distributed state exists."""
-    return int(os.environ.get("RANK", "0"))
+def data_fingerprint(rows: list[Row], root: Path) -> str:
+    """Twelve hex digits over ids, labels, splits and file sizes: tells whether a finished part still fits the data."""
+    seen = [[*(str(row.get(k)) for k in ("id", "label", "split", "target", "text")), (root / row["video"]).stat().st_size] for row in rows]
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:12]

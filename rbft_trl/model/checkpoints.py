@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from rbft_trl.configs import TrainingConfig
 from rbft_trl.data.jsonl import write_json
 from rbft_trl.errors import UserError
@@ -85,7 +87,10 @@ def weights_fingerprint(folder: str | Path) -> str:
 
 
 def _write_recipe(folder: Path, recipe: dict[str, Any]) -> None:
-    write_json(folder / RECIPE_FILE, recipe)
+    PartialState().wait_for_everyone()  # until every process has looked at the folder
+    if PartialState().is_main_process:
+        write_json(folder / RECIPE_FILE, recipe)
+    PartialState().wait_for_everyone()
 
 
 def _refuse_other_recipe(folder: Path, recipe: dict[str, Any]) -> None:

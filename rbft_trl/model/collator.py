@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import ProcessorMixin
 
 from rbft_trl.data.task import TaskCard
-from rbft_trl.data.video import Clip, ClipError, FrameSettings, read_clip
+from rbft_trl.data.video import Clip, ClipError, FrameSettings, clip_shape, read_clip
 
 Row = dict[str, Any]
 MARK = "@@the prompt goes here@@"
@@ -81,9 +82,18 @@ class ClipCollator:
         sequences = [h + self.encode(t) + self.after_ids for h, t in zip(heads, texts, strict=True)]
         return batch | self._pad(sequences, side="left")
 
-    def count_tokens(self, row: Row) -> int:
-        """Tokens of one training row, video and text together."""
-        return int(self([row])["attention_mask"].sum())
+    def count_tokens(self, rows: Sequence[Row]) -> list[int]:
+        """Tokens of training rows, video and text together, from the files' headers: nothing is decoded."""
+        shapes = {v: clip_shape(self.root / v, self.frames, factor=self.factor) for v in {row["video"] for row in rows}}
+        heads = {shape: len(self._clips([{}], [_blank(shape)])[1][0]) for shape in set(shapes.values())}
+        text = len(self.after_ids) + 1
+        return [
+            heads[shapes[row["video"]]]
+            + text
+            + len(self.encode(self.prompt_text(row)))
+            + len(self.encode(self.answer_text(row)))
+            for row in rows
+        ]
 
     def encode(self, text: str) -> list[int]:
         """Token ids of text that may hold anything, never a special token."""
@@ -164,6 +174,11 @@ class ClipBatches(torch.utils.data.Dataset):
             return self.collator.read_row(row)
         except ClipError as error:
             return error
+
+
+def _blank(shape: tuple[int, int, int]) -> Clip:
+    frames, height, width = shape
+    return Clip(np.zeros((frames, height, width, 3), np.uint8), np.arange(frames), 1.0, frames)
 
 
 def _metadata(clip: Clip) -> dict[str, Any]:

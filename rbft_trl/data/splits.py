@@ -1,0 +1,131 @@
+"""Splits by group and class, few-shot draws, and the search for leaks.
+
+Input: flat rows. Output: rows with a split; a group (one source's clips) never sits in two splits.
+"""
+
+import hashlib
+import random
+import warnings
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from rbft_trl.data.task import TaskCard
+from rbft_trl.errors import UserError
+
+Row = dict[str, Any]
+SPLITS = ("train", "validation", "test")
+
+
+def assign_splits(rows: list[Row], *, validation: float, test: float, seed: int) -> list[Row]:
+    """Gives every row a split: stratified by class, whole groups only, the same for any order of the rows.
+
+    Groups are dealt in a seeded order, each to the split that is furthest behind its share of that group's classes.
+    Groups with clips of the pool stay in train.
+
+    Args:
+        rows (`list[Row]`): Rows without a split.
+        validation (`float`): Share of the labelled clips.
+        test (`float`): Share of the labelled clips.
+        seed (`int`): Seed of the order.
+    """
+    if validation + test >= 1:
+        raise UserError(f"data.validation {validation} and data.test {test} leave nothing to train on; lower one")
+    shares = {"test": test, "validation": validation, "train": 1 - validation - test}
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda r: r["id"]):
+        groups[row["group"]].append(row)
+    totals = _count(row["label"] for row in rows)
+    have: dict[str, dict[Any, int]] = {split: defaultdict(int) for split in shares}
+    order = sorted(groups)
+    random.Random(seed).shuffle(order)
+    order.sort(key=lambda g: -len(groups[g]))  # large groups first, while there is room for them
+    splits = {}
+    for group in order:
+        labels = _count(row["label"] for row in groups[group])
+        if None in labels:
+            split = "train"
+        else:
+            split = max(shares, key=lambda s: _behind(labels, totals, have[s], shares[s]))
+        splits[group] = split
+        for label, count in labels.items():
+            have[split][label] += count
+    return [row | {"split": splits[row["group"]]} for row in rows]
+
+
+def _behind(labels: dict[Any, int], totals: dict[Any, int], have: dict[Any, int], share: float) -> float:
+    """How many clips of this group's classes a split lacks of its share; a split with no share gets none."""
+    if share == 0:
+        return float("-inf")
+    return sum(count * (share * totals[label] - have[label]) / share for label, count in labels.items())
+
+
+def draw_shots(rows: list[Row], shots: int | None, *, seed: int) -> list[Row]:
+    """Keeps `shots` labelled training clips per class; the pool, validation and test stay as they are.
+
+    Raises:
+        UserError: if a class has fewer labelled training clips than `shots`.
+    """
+    if shots is None:
+        return rows
+    by_label: dict[str, list[str]] = defaultdict(list)
+    for row in sorted(rows, key=lambda r: r["id"]):
+        if row["split"] == "train" and row["label"] is not None:
+            by_label[row["label"]].append(row["id"])
+    drawn: set[str] = set()
+    for label, ids in sorted(by_label.items()):
+        if len(ids) < shots:
+            raise UserError(f"shots is {shots} but class '{label}' has {len(ids)} training clips; lower shots or add clips")
+        drawn |= set(random.Random(f"{seed}:{label}").sample(ids, shots))
+    return [row for row in rows if row["split"] != "train" or row["label"] is None or row["id"] in drawn]
+
+
+def check_splits(rows: list[Row], card: TaskCard) -> None:
+    """Finds leaks and empty classes.
+
+    Raises:
+        UserError: for a group, a file or a file's content in two splits, and for a class without a training clip.
+    """
+    first: dict[str, Row] = {}
+    for row in rows:
+        other = first.setdefault(row["group"], row)
+        if other["split"] != row["split"]:
+            raise UserError(
+                f"leak: group '{row['group']}' has '{other['id']}' in {other['split']} and '{row['id']}' in "
+                f"{row['split']}; one source's clips belong to one split"
+            )
+    if card.data is not None:
+        _check_contents(rows, card.data.root)
+    for name in card.names:
+        counts = _count(row["split"] for row in rows if row["label"] == name)
+        if not counts.get("train"):
+            raise UserError(f"class '{name}' of {card.path} has no labelled training clip; add some or remove the label")
+        if any(row["split"] == "test" for row in rows) and not counts.get("test"):
+            warnings.warn(f"class '{name}' has no test clip, so nothing will be known about it", stacklevel=2)
+
+
+def _check_contents(rows: list[Row], root: Path) -> None:
+    """The same bytes under two names in two splits; only files of equal size are read."""
+    by_size: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_size[(root / row["video"]).stat().st_size].append(row)
+    seen: dict[str, Row] = {}
+    for same_size in by_size.values():
+        if len({row["split"] for row in same_size}) < 2:
+            continue
+        for row in same_size:
+            with (root / row["video"]).open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            other = seen.setdefault(digest, row)
+            if other["split"] != row["split"]:
+                raise UserError(
+                    f"leak: '{other['video']}' ({other['split']}) and '{row['video']}' ({row['split']}) are the same file; "
+                    "keep one of them"
+                )
+
+
+def _count(values: Any) -> dict[Any, int]:
+    counts: dict[Any, int] = defaultdict(int)
+    for value in values:
+        counts[value] += 1
+    return counts
