@@ -22,23 +22,26 @@ from toy.corpus import TASKS, Example, draw_example
 from toy.scenes import ATTRIBUTES, NUM_FRAMES, SIDE, Scene
 from toy.source import SAMPLED, make_source
 
+SMALLER = {"width": 64, "depth": 2, "tower_depth": 1}
 SETTINGS = {
-    "cpu": {"clips": 30_000, "warmup_steps": 2_000, "steps": 9_000, "batch": 64, "size": {}},
+    "cpu": {"clips": 30_000, "warmup_steps": 1_500, "steps": 5_400, "batch": 64, "size": {}},
     "long": {"clips": 120_000, "warmup_steps": 8_000, "steps": 60_000, "batch": 128, "size": {}},
-    "smoke": {"clips": 250, "warmup_steps": 4, "steps": 6, "batch": 16, "size": {"width": 64, "depth": 2, "tower_depth": 1}},
+    "smoke": {"clips": 250, "warmup_steps": 4, "steps": 6, "batch": 16, "size": SMALLER},
 }
-TASK_SHARE = {"caption": 0.25, "question": 0.15, "rationale": 0.25, "hint": 0.2, "label": 0.15}
+# First mostly to see (short, cheap batches), then mostly to follow a prompt with a list of names.
+SEEING = {"caption": 0.5, "question": 0.22, "rationale": 0.1, "hint": 0.1, "label": 0.08}
+FOLLOWING = {"caption": 0.15, "question": 0.15, "rationale": 0.3, "hint": 0.25, "label": 0.15}
 DENSE = ("colour", "shape", "size")
-assert set(TASK_SHARE) == set(TASKS)
+assert set(SEEING) == set(FOLLOWING) == set(TASKS)
 
 
 def batched_attention(model: nn.Module, *, patches_per_frame: int) -> None:
-    """Attention of the tower over all frames at once: every frame here has the same size (upstream loops over them)."""
+    """Attention of the tower over all frames at once: all have one size here (upstream loops over them)."""
     from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 
-    def forward(self: nn.Module, hidden_states: torch.Tensor, *_: Any, position_embeddings: Any, **__: Any) -> torch.Tensor:
+    def forward(self: nn.Module, hidden_states: torch.Tensor, *_: Any, **given: Any) -> torch.Tensor:
         q, k, v = self.qkv(hidden_states).reshape(len(hidden_states), 3, self.num_heads, -1).unbind(1)
-        q, k = apply_rotary_pos_emb_vision(q, k, *position_embeddings)
+        q, k = apply_rotary_pos_emb_vision(q, k, *given["position_embeddings"])
         q, k, v = (x.reshape(-1, patches_per_frame, self.num_heads, x.shape[-1]).transpose(1, 2) for x in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, scale=self.scaling)
         return self.proj(out.transpose(1, 2).reshape(len(hidden_states), -1))
@@ -85,7 +88,8 @@ def warm_up(model: nn.Module, processor: Any, clips: Any, settings: dict[str, An
         out = dict(zip(sizes, head(tokens).split(list(sizes.values()), -1), strict=True))
         target = dense_targets([scenes[i] for i in chosen], [centres[i] for i in chosen])
         seen = target["count"] > 0
-        loss = F.cross_entropy(out["count"], target["count"]) + 4 * F.mse_loss(out["vector"][seen], target["vector"][seen])
+        loss = F.cross_entropy(out["count"], target["count"])
+        loss = loss + 4 * F.mse_loss(out["vector"][seen], target["vector"][seen])
         for name in DENSE:
             loss = loss + F.cross_entropy(out[name][seen], target[name][seen])
         step(loss, optimizer, scheduler)
@@ -153,7 +157,8 @@ def train_language(
     losses: dict[str, float] = {}
     bar = tqdm(range(settings["steps"]), desc="conversations", unit="step")
     for number in bar:
-        task = str(rng.choice(list(TASK_SHARE), p=list(TASK_SHARE.values())))
+        share = SEEING if number < 0.55 * settings["steps"] else FOLLOWING
+        task = str(rng.choice(list(share), p=list(share.values())))
         batch = draw.draw(task)
         labels = batch.pop("labels")
         hidden = model.model(**batch).last_hidden_state[:, :-1]
@@ -163,7 +168,7 @@ def train_language(
         losses[task] = 0.95 * losses.get(task, loss.item()) + 0.05 * loss.item()
         if number % 50 == 0:
             bar.set_postfix({name: f"{value:.2f}" for name, value in losses.items()})
-        if number % 1000 == 999:
+        if number % 500 == 499:
             save(model, processor, out)
     return losses
 
@@ -206,7 +211,8 @@ def main(argv: list[str]) -> None:
     warm_up(model, processor, clips, settings, rng)
     losses = train_language(model, processor, clips, settings, rng, args.out)
     save(model, processor, args.out)
-    made = {"setting": args.setting, "seed": args.seed, **settings, "frames_per_clip": f"{len(SAMPLED)} of {NUM_FRAMES}"}
+    made = {"setting": args.setting, "seed": args.seed, **settings}
+    made |= {"frames_per_clip": f"{len(SAMPLED)} of {NUM_FRAMES}"}
     made |= {"parameters": sum(p.numel() for p in model.parameters()), "torch_threads": torch.get_num_threads()}
     made |= {"seconds": round(time.perf_counter() - started), "losses": {k: round(v, 4) for k, v in losses.items()}}
     write_json(args.out / "made.json", made)
