@@ -60,7 +60,9 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         if not self.model_name_or_path:
-            raise UserError("'model_name_or_path' is missing; name a folder or a Hub id, e.g. Qwen/Qwen2-VL-2B-Instruct")
+            raise UserError(
+                "'model_name_or_path' is missing; name a folder or a Hub id, e.g. Qwen/Qwen2-VL-2B-Instruct"
+            )
         if self.dtype == "float16":
             raise UserError("dtype 'float16' gives NaN on this model family; use bfloat16 (or float32 on a CPU)")
 
@@ -95,14 +97,18 @@ class StageArguments:
         "What the answer is: label (stage 2, direct), rationale (stage 1), rationale_label, label_rationale.",
         choices=["label", "rationale", "rationale_label", "label_rationale"],
     )
-    rationales: str | None = option(None, "rationales.jsonl that stage 0 wrote; needed for every target but label.", path=True)
+    rationales: str | None = option(
+        None, "rationales.jsonl that stage 0 wrote; needed for every target but label.", path=True
+    )
     label_in_prompt: bool = option(False, "Show the gold label in the student's prompt, as the authors' data do.")
 
     def __post_init__(self) -> None:
         if self.target is None:
             raise UserError("'target' is missing; use label (stage 2, direct), rationale (stage 1), or a mixed target")
         if self.init is None:
-            raise UserError("'init' is missing; name the folder of stage 1, or write init: base to start from the base")
+            raise UserError(
+                "'init' is missing; name the folder of stage 1, or write init: base to start from the base"
+            )
         if self.target != "label" and self.rationales is None:
             raise UserError(f"target '{self.target}' needs 'rationales', the file that rbft_trl/rationales.py writes")
         if self.target == "label" and self.rationales is not None:
@@ -198,7 +204,9 @@ class RationaleArguments:
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise UserError(f"temperature is {self.temperature} (>= 0) and top_p {self.top_p} (above 0, at most 1)")
         if self.num_samples > 1 and self.temperature == 0:
-            raise UserError("num_samples above 1 with temperature 0 would write the same text again; set a temperature")
+            raise UserError(
+                "num_samples above 1 with temperature 0 would write the same text again; set a temperature"
+            )
 
 
 @dataclass

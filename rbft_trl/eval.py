@@ -53,7 +53,12 @@ def main(argv: list[str]) -> dict[str, Any]:
     if not clips:
         raise UserError(f"{card.path}: the {args.split} split has no labelled clip; set data.{args.split} above 0")
     options = {k: v for k, v in dataclasses.asdict(args).items() if k not in ("output_dir", "use_cpu", "checkpoint")}
-    settings: dict[str, Any] = {"card": card.fingerprint(), "base": fingerprint, "frames": frames.to_dict(), "options": options}
+    settings: dict[str, Any] = {
+        "card": card.fingerprint(),
+        "base": fingerprint,
+        "frames": frames.to_dict(),
+        "options": options,
+    }
     used = clips + of_split(rows, "train") if args.method == "probe" else clips
     settings |= {"checkpoint": record.get("weights"), "data": data_fingerprint(used, source.root)}
     output = Path(args.output_dir)
@@ -83,9 +88,20 @@ class Reader:
     """Reads every clip once: label scores, and a greedy answer from the same prefill."""
 
     def __init__(
-        self, accelerator: Accelerator, model: torch.nn.Module, collator: ClipCollator, args: EvalArguments, target: str
+        self,
+        accelerator: Accelerator,
+        model: torch.nn.Module,
+        collator: ClipCollator,
+        args: EvalArguments,
+        target: str,
     ) -> None:
-        self.accelerator, self.model, self.collator, self.args, self.target = accelerator, model, collator, args, target
+        self.accelerator, self.model, self.collator, self.args, self.target = (
+            accelerator,
+            model,
+            collator,
+            args,
+            target,
+        )
         self.scorer = LabelScorer(collator, how=args.label_score)
         self.probe = None
 

@@ -168,7 +168,9 @@ def reuse(
     made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for key, value in settings.items():
         if made.get(key) != json.loads(json.dumps(value)):
-            raise UserError(f"'{output}' exists and was made with another {key}; delete it or choose another output_file")
+            raise UserError(
+                f"'{output}' exists and was made with another {key}; delete it or choose another output_file"
+            )
     print(f"'{output}' is complete: its rationales are reused, and checked again")
     samples = read_jsonl(output)
     if is_main:

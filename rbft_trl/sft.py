@@ -7,14 +7,12 @@ Command: accelerate launch rbft_trl/sft.py recipes/stage1.yaml
 import dataclasses
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 from accelerate.utils import set_seed
 from datasets import Dataset
 
 from rbft_trl.configs import AdapterArguments, DataArguments, ModelArguments, StageArguments, TrainingConfig
-from rbft_trl.data.jsonl import write_json
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.model.checkpoints import prepare_output, weights_fingerprint
 from rbft_trl.model.collator import ClipCollator
@@ -29,8 +27,8 @@ from rbft_trl.model.loading import (
 from rbft_trl.model.provenance import check_same, read_record, write_record
 from rbft_trl.model.trainer import LabelTrainer, RationaleTrainer
 from rbft_trl.recipe import parse_recipe
-from rbft_trl.start import data_fingerprint, of_split, open_task
 from rbft_trl.stage_rows import check_lengths, training_rows
+from rbft_trl.start import data_fingerprint, of_split, open_task
 
 OPTIONS = (DataArguments, ModelArguments, AdapterArguments, StageArguments, TrainingConfig)
 
@@ -50,7 +48,9 @@ def main(argv: list[str]) -> dict[str, Any]:
     train = training_rows(rows, stage, card)
     validation = [row | {"target": "label", "text": ""} for row in of_split(rows, "validation")]
     if training.eval_strategy != "no" and not validation:
-        raise UserError(f"eval_strategy is '{training.eval_strategy.value}' but {card.path} has no validation clip; set it to no")
+        raise UserError(
+            f"eval_strategy is '{training.eval_strategy.value}' but {card.path} has no validation clip; set it to no"
+        )
     resolved = recipe(data, base, adapters, stage, training)
     resolved["rows"] = data_fingerprint(train + validation, source.root)
     resume, done = prepare_output(training, resolved)
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> dict[str, Any]:
         write_record(training.output_dir, card, record)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
-    return record
+    return read_record(training.output_dir)
 
 
 def recipe(*groups: Any) -> dict[str, Any]:

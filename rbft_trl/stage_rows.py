@@ -75,7 +75,9 @@ def _warn_of_other_prompt(samples: list[dict[str, Any]], card: TaskCard, place: 
     known = {_fingerprint(card.rationale_prompt(definitions=d)) for d in (True, False)}
     other = sum(not s.get("shown") and s.get("prompt_fingerprint") not in {*known, "oracle"} for s in samples)
     if other:
-        warnings.warn(f"{place}: {other} rationales answer another prompt than the student is trained on", stacklevel=2)
+        warnings.warn(
+            f"{place}: {other} rationales answer another prompt than the student is trained on", stacklevel=2
+        )
 
 
 def _fingerprint(prompt: str) -> str:

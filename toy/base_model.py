@@ -49,7 +49,9 @@ def make_processor(*, vocabulary: int = 640, seed: int = 0) -> Qwen2VLProcessor:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
         texts,
-        trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, special_tokens=SPECIAL, show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=vocabulary, initial_alphabet=alphabet, special_tokens=SPECIAL, show_progress=False
+        ),
     )
     tokenizer = Qwen2TokenizerFast(
         tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=SPECIAL[1:]

@@ -90,7 +90,9 @@ def main(argv: list[str]) -> None:
     settings = {k: v for k, v in vars(args).items() if k not in ("out", "workers")}
     stamp = args.out / STAMP
     if stamp.is_file() and json.loads(stamp.read_text()) != settings:
-        raise UserError(f"'{args.out}' holds clips made with {stamp.read_text().strip()}; delete it or choose another --out")
+        raise UserError(
+            f"'{args.out}' holds clips made with {stamp.read_text().strip()}; delete it or choose another --out"
+        )
     (args.out / "clips").mkdir(parents=True, exist_ok=True)
     write_json(stamp, settings)
 

@@ -41,7 +41,11 @@ def prepare_output(training: TrainingConfig, recipe: dict[str, Any]) -> tuple[st
     _write_recipe(folder, recipe)
     if wish in ("true", "True"):
         checkpoint = newest_whole_checkpoint(folder)
-        print(f"resuming from '{checkpoint}'" if checkpoint else f"'{folder}' holds no whole checkpoint: starting at step 0")
+        print(
+            f"resuming from '{checkpoint}'"
+            if checkpoint
+            else f"'{folder}' holds no whole checkpoint: starting at step 0"
+        )
         return checkpoint, False
     if not Path(wish).is_dir():
         raise UserError(f"resume_from_checkpoint '{wish}' does not exist; write true to take the newest of '{folder}'")

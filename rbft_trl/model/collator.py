@@ -84,7 +84,9 @@ class ClipCollator:
 
     def count_tokens(self, rows: Sequence[Row]) -> list[int]:
         """Tokens of training rows, video and text together, from the files' headers: nothing is decoded."""
-        shapes = {v: clip_shape(self.root / v, self.frames, factor=self.factor) for v in {row["video"] for row in rows}}
+        shapes = {
+            v: clip_shape(self.root / v, self.frames, factor=self.factor) for v in {row["video"] for row in rows}
+        }
         heads = {shape: len(self._clips([{}], [_blank(shape)])[1][0]) for shape in set(shapes.values())}
         text = len(self.after_ids) + 1
         return [
@@ -119,7 +121,9 @@ class ClipCollator:
             return f"{reasoning}\n{self.card.final_line(row['label'])}"
         return f"{row['label']}\n{reasoning}"
 
-    def _clips(self, rows: Sequence[Row], clips: Sequence[Clip] | None = None) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
+    def _clips(
+        self, rows: Sequence[Row], clips: Sequence[Clip] | None = None
+    ) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
         """Pixels of the batch, and per row the tokens up to the prompt with the placeholders of its clip."""
         clips = [self.read_row(row) for row in rows] if clips is None else clips
         encoded = self.processor(

@@ -33,7 +33,9 @@ def check_model_arguments(args: ModelArguments, *, use_cpu: bool) -> None:
     name, folder = args.model_name_or_path, Path(args.model_name_or_path)
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists()
     if looks_local and not (folder / "config.json").is_file():
-        raise UserError(f"model_name_or_path '{name}' holds no config.json; name a model folder or a Hub id (org/name)")
+        raise UserError(
+            f"model_name_or_path '{name}' holds no config.json; name a model folder or a Hub id (org/name)"
+        )
     parts = args.attn_implementation
     asked = set(parts.values()) if isinstance(parts, dict) else {parts}
     if "flash_attention_2" in asked and importlib.util.find_spec("flash_attn") is None:

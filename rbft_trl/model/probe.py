@@ -33,9 +33,13 @@ def fit_probe(
     counts = {name: sum(row["label"] == name for row in rows) for name in names}
     rarest = min(counts, key=counts.get)
     if counts[rarest] < 2:
-        raise UserError(f"the probe needs 2 training clips per class, '{rarest}' has {counts[rarest]}; set shots to 2 or more")
+        raise UserError(
+            f"the probe needs 2 training clips per class, '{rarest}' has {counts[rarest]}; set shots to 2 or more"
+        )
     with accelerator.split_between_processes(sorted(rows, key=lambda row: row["id"])) as own:
-        features = dict(gather_object(_features(model, collator, own, batch_size, quiet=not accelerator.is_main_process)))
+        features = dict(
+            gather_object(_features(model, collator, own, batch_size, quiet=not accelerator.is_main_process))
+        )
     ids = sorted(features)
     labels = {row["id"]: names.index(row["label"]) for row in rows}
     folds = min(5, counts[rarest])

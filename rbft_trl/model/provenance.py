@@ -34,8 +34,12 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         if (place / RECORD_FILE).is_file():
             return json.loads((place / RECORD_FILE).read_text(encoding="utf-8"))
     if not folder.is_dir():
-        raise UserError(f"the checkpoint '{folder}' does not exist; train it with rbft_trl/sft.py, or correct the path")
-    raise UserError(f"'{folder}' holds no {RECORD_FILE}, so it is no finished run of rbft_trl/sft.py; finish that run first")
+        raise UserError(
+            f"the checkpoint '{folder}' does not exist; train it with rbft_trl/sft.py, or correct the path"
+        )
+    raise UserError(
+        f"'{folder}' holds no {RECORD_FILE}, so it is no finished run of rbft_trl/sft.py; finish that run first"
+    )
 
 
 def check_same(record: dict[str, Any], folder: str | Path, card: TaskCard, **wanted: Any) -> None:

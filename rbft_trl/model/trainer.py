@@ -60,8 +60,13 @@ class VideoSFTTrainer(SFTTrainer):
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Counts the clips that were shown, then leaves the loss to TRL."""
         if self.model.training:
+            if not self.presentations:  # a resumed run showed full batches before; 0 in a fresh one
+                self.presentations = self.state.global_step * self.args.train_batch_size * self._batches_per_step()
             self.presentations += len(inputs["input_ids"]) * self.accelerator.num_processes
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _batches_per_step(self) -> int:
+        return self.args.gradient_accumulation_steps * self.accelerator.num_processes
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Adds the accuracy of the one label scorer to TRL's evaluation loss, so the best checkpoint can follow it."""

@@ -1,0 +1,205 @@
+"""Did rationales help? Runs every arm on every draw of labelled clips, in one process, and says what the figures allow.
+
+Input: a recipe that names the recipes of the stages. Output: comparison.json, a table, one sentence, report.html.
+Command: python rbft_trl/compare.py recipes/toy/compare.yaml
+"""
+
+import datetime
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging as transformers_logging
+
+from rbft_trl import eval as evaluation
+from rbft_trl import rationales, sft
+from rbft_trl.configs import (
+    AdapterArguments,
+    CompareArguments,
+    DataArguments,
+    EvalArguments,
+    ModelArguments,
+    RationaleArguments,
+    StageArguments,
+    TrainingConfig,
+)
+from rbft_trl.data.jsonl import read_jsonl, write_json, write_jsonl
+from rbft_trl.data.video import read_clip
+from rbft_trl.errors import UserError, nearest, run_entry
+from rbft_trl.evidence.controls import oracle_samples, shuffled_within_class
+from rbft_trl.evidence.report import build_report
+from rbft_trl.evidence.stats import summarise
+from rbft_trl.model.loading import frame_factor, load_processor
+from rbft_trl.recipe import parse_recipe
+from rbft_trl.start import Row, open_task
+
+ARMS = {
+    "zero_shot": "the base as it is",
+    "zero_shot_definitions": "the base as it is, with the definitions of the labels in the prompt",
+    "probe": "a linear probe on frozen features of the base",
+    "direct": "direct SFT on the labels, with as many steps as stage 1 and stage 2 together",
+    "rbft": "RB-FT: stage 1 on the model's own rationales, stage 2 on the labels",
+    "shuffled": "control: as RB-FT, but each clip has the rationale of another clip of its class",
+    "oracle": "control: as RB-FT, but with true descriptions in stage 1",
+}
+STAGE1 = {"rbft", "shuffled", "oracle"}
+
+
+def main(argv: list[str]) -> dict[str, Any]:
+    """Runs what is not finished yet, then compares; returns comparison.json."""
+    (args,) = parse_recipe(argv, CompareArguments)
+    check(args)
+    transformers_logging.disable_progress_bar()  # dozens of loads of a small base
+    run = Comparison(args)
+    order = sorted(args.arms, key=lambda arm: arm == "direct" or arm in ("shuffled", "oracle"))  # rbft sets the steps
+    cells: dict[str, list[dict[str, Any]]] = {arm: [] for arm in args.arms}
+    total = len(args.arms) * args.seeds
+    for draw in range(args.seeds):
+        for arm in order:
+            number = sum(map(len, cells.values())) + 1
+            print(f"\n[{number}/{total}] draw {draw}: {arm} - {ARMS[arm]}", flush=True)
+            cells[arm].append(run.cell(arm, draw, cells))
+    comparison = {
+        "task": run.card.name,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "note": args.note,
+        "arms": {arm: {"description": ARMS[arm], "draws": cells[arm]} for arm in args.arms},
+    }
+    return finish(run, comparison)
+
+
+def check(args: CompareArguments) -> None:
+    """Every mistake in the arms and in the recipes of the stages, before the first of them starts."""
+    for arm in args.arms:
+        if arm not in ARMS:
+            raise UserError(f"arms holds '{arm}', which is no arm{nearest(arm, ARMS)}; known: {', '.join(ARMS)}")
+    if not {"rbft", "direct"} <= set(args.arms):
+        raise UserError("arms must hold 'rbft' and 'direct': their difference is the answer; add them")
+    if ("oracle" in args.arms) != (args.oracle_texts is not None):
+        raise UserError("the arm 'oracle' and the key 'oracle_texts' belong together; give both or leave out both")
+    training = (DataArguments, ModelArguments, AdapterArguments, StageArguments, TrainingConfig)
+    for key in ("stage1", "stage2", "direct"):
+        parse_recipe([getattr(args, key)], *training)
+    parse_recipe([args.rationales], DataArguments, ModelArguments, RationaleArguments)
+    parse_recipe([args.eval], DataArguments, ModelArguments, EvalArguments)
+
+
+class Comparison:
+    """The cells of a comparison: each is a few entries run with the recipes' settings and a draw of its own."""
+
+    def __init__(self, args: CompareArguments) -> None:
+        self.args, self.out = args, Path(args.output_dir)
+        self.data, self.base, self.eval = parse_recipe([args.eval], DataArguments, ModelArguments, EvalArguments)
+        self.data.task = args.task
+        self.card, self.source, _, self.frames = open_task(self.data)
+        self.texts = {}
+        if args.oracle_texts:
+            self.texts = {row["id"]: row["text"] for row in read_jsonl(args.oracle_texts)}
+
+    def cell(self, arm: str, draw: int, cells: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+        """Runs one arm on one draw and says where its files are; finished parts are reused."""
+        folder = self.out / f"draw{draw}" / arm
+        if arm.startswith("zero_shot"):
+            if draw > 0:  # nothing is drawn here, so every draw has the same result
+                return cells[arm][0] | {"draw": draw}
+            definitions = ["--definitions", str(arm == "zero_shot_definitions")]
+            return self._scored(folder, draw, None, *definitions)
+        if arm == "probe":
+            return self._scored(folder, draw, None, "--method", "probe")
+        if arm == "direct":
+            budget = cells["rbft"][draw]
+            record = self._train(self.args.direct, folder / "direct", draw, "--max_steps", str(budget["steps"]))
+            if record["presentations"] != budget["presentations"]:
+                warnings.warn(
+                    f"direct saw {record['presentations']} clips and rbft {budget['presentations']}: the batches do not "
+                    "divide the rows; set dataloader_drop_last: true in the recipes of the stages",
+                    stacklevel=2,
+                )
+            return self._scored(folder, draw, folder / "direct") | _effort(record)
+        return self._two_stages(arm, folder, draw, cells)
+
+    def _two_stages(self, arm: str, folder: Path, draw: int, cells: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+        file = self._rationales(arm, folder, draw)
+        steps = ["--max_steps", str(cells["rbft"][draw]["stage1_steps"])] if arm != "rbft" else []
+        first = self._train(self.args.stage1, folder / "stage1", draw, "--rationales", str(file), *steps)
+        second = self._train(self.args.stage2, folder / "stage2", draw, "--init", str(folder / "stage1"))
+        kept = json.loads(rationales.summary_file(file).read_text())["kept"] if arm == "rbft" else None
+        cell = self._scored(folder, draw, folder / "stage2") | _effort(first, second)
+        return cell | {"rationales": str(file), "kept": kept, "stage1_steps": first["steps"]}
+
+    def _rationales(self, arm: str, folder: Path, draw: int) -> Path:
+        """The model's own rationales (written once per draw), or a control made from them or from the truth."""
+        own = self.out / f"draw{draw}" / "rbft" / "rationales.jsonl"
+        if arm == "rbft":
+            rationales.main([self.args.rationales, *self._draw(draw), "--seed", str(draw), "--output_file", str(own)])
+            return own
+        file = folder / "rationales.jsonl"
+        if arm == "shuffled":
+            write_jsonl(file, shuffled_within_class(read_jsonl(own), self.card, seed=draw))
+        else:
+            rows = [row for row in self.rows(draw) if row["split"] == "train"]
+            write_jsonl(file, oracle_samples(rows, self.texts, self.card))
+        return file
+
+    def rows(self, draw: int) -> list[Row]:
+        """All rows of a draw, with the shots of the evaluation's recipe."""
+        self.data.draw = draw
+        return open_task(self.data)[2]
+
+    def _draw(self, draw: int) -> list[str]:
+        return ["--task", self.args.task, "--draw", str(draw)]
+
+    def _train(self, recipe: str, folder: Path, draw: int, *overrides: str) -> dict[str, Any]:
+        own = ["--seed", str(draw), "--output_dir", str(folder), "--resume_from_checkpoint", "true"]
+        return sft.main([recipe, *self._draw(draw), *own, *overrides])
+
+    def _scored(self, folder: Path, draw: int, checkpoint: Path | None, *overrides: str) -> dict[str, Any]:
+        output = folder / "eval"
+        trained = ["--checkpoint", str(checkpoint)] if checkpoint else []
+        metrics = evaluation.main(
+            [self.args.eval, *self._draw(draw), "--output_dir", str(output), *trained, *overrides]
+        )
+        cell = {"draw": draw, "predictions": str(output / "predictions.jsonl"), "metrics": metrics}
+        nothing = {"steps": None, "presentations": None, "seconds": 0.0, "curves": [], "validation_accuracy": None}
+        return cell | nothing | {"rationales": None, "kept": None}
+
+
+def _effort(*records: dict[str, Any]) -> dict[str, Any]:
+    """Steps, clips shown and seconds of one or two trainings, and their curves one after the other."""
+    curves, offset = [], 0
+    for record in records:
+        curves += [entry | {"step": entry["step"] + offset} for entry in record["curves"]]
+        offset += record["steps"]
+    totals = {key: sum(record[key] for record in records) for key in ("steps", "presentations", "seconds")}
+    return totals | {"curves": curves, "validation_accuracy": records[-1]["best_validation"]}
+
+
+def finish(run: Comparison, comparison: dict[str, Any]) -> dict[str, Any]:
+    """Statistics, files, and what is printed: one table, one sentence, the path of the report."""
+    comparison |= summarise(comparison, names=run.card.names)
+    write_json(run.out / "comparison.json", comparison)
+    report = run.out / "report.html"
+    build_report(comparison, report, strips=strips(run, comparison), note=run.args.note)
+    print("\n" + comparison["table"])
+    print("\n" + comparison["sentence"])
+    print(f"\nreport: {report.resolve()}")
+    return comparison
+
+
+def strips(run: Comparison, comparison: dict[str, Any], *, most: int = 8) -> list[dict[str, Any]]:
+    """A few rationales of the first draw beside their frames: kept, dropped and unlabelled ones."""
+    samples = read_jsonl(comparison["arms"]["rbft"]["draws"][0]["rationales"])
+    chosen: list[dict[str, Any]] = []
+    for verdict, share in (("kept", most // 2), ("dropped", most // 4), ("unlabelled", most // 4)):
+        chosen += [s for s in samples if s["verdict"] == verdict][:share]
+    factor = frame_factor(load_processor(run.base.model_name_or_path, run.base.model_revision))
+    return [
+        {key: sample.get(key) for key in ("id", "label", "text", "verdict", "reason", "shown")}
+        | {"frames": read_clip(run.source.root / sample["video"], run.frames, factor=factor).frames}
+        for sample in chosen
+    ]
+
+
+if __name__ == "__main__":
+    run_entry(main)
