@@ -1,4 +1,4 @@
-"""Did rationales help? Runs every arm on every draw of labelled clips, in one process, and says what the figures allow.
+"""Did rationales help? Every arm on every draw of labelled clips, in one process, and what the figures allow.
 
 Input: a recipe that names the recipes of the stages. Output: comparison.json, a table, one sentence, report.html.
 Command: python rbft_trl/compare.py recipes/toy/compare.yaml
@@ -112,7 +112,8 @@ class Comparison:
             record = self._train(self.args.direct, folder / "direct", draw, "--max_steps", str(budget["steps"]))
             if record["presentations"] != budget["presentations"]:
                 warnings.warn(
-                    f"direct saw {record['presentations']} clips and rbft {budget['presentations']}: the batches do not "
+                    f"direct saw {record['presentations']} clips and rbft {budget['presentations']}: the batches do "
+                    "not "
                     "divide the rows; set dataloader_drop_last: true in the recipes of the stages",
                     stacklevel=2,
                 )

@@ -1,4 +1,4 @@
-"""Stage 0: the base model writes rationales for training clips; every one is checked and kept or dropped with a reason.
+"""Stage 0: the base writes rationales for training clips; each is checked, and kept or dropped with a reason.
 
 Input: a recipe and the clips of its task card. Output: rationales.jsonl and rationales.summary.json beside it.
 Command: accelerate launch rbft_trl/rationales.py recipes/rationales.yaml

@@ -20,6 +20,7 @@ from rbft_trl.model.inference import LabelScorer
 from rbft_trl.model.loading import (
     base_fingerprint,
     check_model_arguments,
+    check_scoring_attention,
     load_base,
     load_processor,
     prepare_for_training,
@@ -51,6 +52,8 @@ def main(argv: list[str]) -> dict[str, Any]:
         raise UserError(
             f"eval_strategy is '{training.eval_strategy.value}' but {card.path} has no validation clip; set it to no"
         )
+    if validation and training.eval_strategy != "no" and training.validate_by_score:
+        check_scoring_attention(base)
     resolved = recipe(data, base, adapters, stage, training)
     resolved["rows"] = data_fingerprint(train + validation, source.root)
     resume, done = prepare_output(training, resolved)

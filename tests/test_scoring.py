@@ -109,7 +109,9 @@ def test_a_batch_has_its_own_generator(reader: tuple) -> None:
     settings |= {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 6}
 
     def texts(seed: int) -> list:
-        return sample(model, prefill(model, collator.prompts(rows, ["Say."] * len(rows))), **settings, seed=seed).tolist()
+        return sample(
+            model, prefill(model, collator.prompts(rows, ["Say."] * len(rows))), **settings, seed=seed
+        ).tolist()
 
     first = texts(1)
     torch.manual_seed(999)

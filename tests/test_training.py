@@ -19,7 +19,9 @@ QUICK |= {"load_best_model_at_end": False}
 
 
 @pytest.fixture(scope="module")
-def stage1(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def stage1(
+    toy_set: tuple[Path, Path], smoke_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
     """(rationales.jsonl, folder of a trained stage 1)."""
     folder = tmp_path_factory.mktemp("stage1")
     file = folder / "rationales.jsonl"
@@ -34,7 +36,9 @@ def losses(folder: Path) -> list[float]:
     return [entry["loss"] for entry in read_record(folder)["curves"] if "loss" in entry]
 
 
-def test_stage2_starts_with_exactly_the_logits_that_stage1_ended_with(stage1: tuple, toy_set: tuple, smoke_base: Path) -> None:
+def test_stage2_starts_with_exactly_the_logits_that_stage1_ended_with(
+    stage1: tuple, toy_set: tuple, smoke_base: Path
+) -> None:
     args, collator = base_arguments(smoke_base), make_collator(*toy_set, smoke_base)
     ended = load_for_inference(args, str(stage1[1]), device="cpu")
     begun = prepare_for_training(load_base(args, device="cpu"), AdapterArguments(), adapter=str(stage1[1])).eval()
@@ -45,8 +49,12 @@ def test_stage2_starts_with_exactly_the_logits_that_stage1_ended_with(stage1: tu
     assert torch.equal(first, second) and not torch.equal(first, untouched)
 
 
-def test_stage2_continues_the_adapter_and_records_its_parent(stage1: tuple, toy_set: tuple, smoke_base: Path, tmp_path: Path) -> None:
-    recipe = toy_recipe("stage2", tmp_path, toy_set[0], smoke_base, init=stage1[1], output_dir=tmp_path / "s2", **QUICK)
+def test_stage2_continues_the_adapter_and_records_its_parent(
+    stage1: tuple, toy_set: tuple, smoke_base: Path, tmp_path: Path
+) -> None:
+    recipe = toy_recipe(
+        "stage2", tmp_path, toy_set[0], smoke_base, init=stage1[1], output_dir=tmp_path / "s2", **QUICK
+    )
     record = sft.main([recipe])
     assert record["init"] == read_record(stage1[1])["weights"] != record["weights"]
     assert record["presentations"] == 2 * 4 and record["steps"] == 2
@@ -69,7 +77,11 @@ def test_every_trained_parameter_moves_and_no_frozen_one(
         assert found == set(parts)
         moved = {n: p for n, p in load_file(tmp_path / "run/adapter_model.safetensors").items() if "lora_B" in n}
         assert moved and all(p.abs().sum() > 0 for p in moved.values())  # B starts at 0: it moved
-        frozen = {n.replace("base_model.model.", "").replace(".base_layer", ""): p for n, p in after.items() if "lora" not in n}
+        frozen = {
+            n.replace("base_model.model.", "").replace(".base_layer", ""): p
+            for n, p in after.items()
+            if "lora" not in n
+        }
         assert all(torch.equal(before[n], p) for n, p in frozen.items() if n in before)
     else:
         for name, parameter in before.items():
@@ -81,7 +93,10 @@ def test_parts_have_learning_rates_of_their_own(toy_set: tuple, smoke_base: Path
     changes = {"learning_rate_vision": 0.0, "learning_rate_merger": 1e-3, "output_dir": tmp_path / "run"}
     sft.main([toy_recipe("direct", tmp_path, toy_set[0], smoke_base, **(QUICK | changes))])
     adapter = load_file(tmp_path / "run/adapter_model.safetensors")
-    moved = {part: [p.abs().sum() for n, p in adapter.items() if "lora_B" in n and part_of(n) == part] for part in ("llm", "merger", "vision")}
+    moved = {
+        part: [p.abs().sum() for n, p in adapter.items() if "lora_B" in n and part_of(n) == part]
+        for part in ("llm", "merger", "vision")
+    }
     assert all(x == 0 for x in moved["vision"]) and all(x > 0 for x in moved["merger"] + moved["llm"])
 
 
@@ -89,7 +104,9 @@ def test_one_by_four_and_four_by_one_give_the_same_loss(toy_set: tuple, smoke_ba
     common = QUICK | {"max_steps": 3, "logging_steps": 1}
     for name, batch, accumulation in (("4x1", 4, 1), ("1x4", 1, 4)):
         changes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
-        sft.main([toy_recipe("direct", tmp_path, toy_set[0], smoke_base, **(common | changes), output_dir=tmp_path / name)])
+        sft.main(
+            [toy_recipe("direct", tmp_path, toy_set[0], smoke_base, **(common | changes), output_dir=tmp_path / name)]
+        )
     assert losses(tmp_path / "4x1") == pytest.approx(losses(tmp_path / "1x4"), abs=2e-5)
 
 
@@ -100,7 +117,9 @@ def test_activation_checkpointing_changes_nothing(toy_set: tuple, smoke_base: Pa
     assert losses(tmp_path / "on") == pytest.approx(losses(tmp_path / "off"), abs=1e-5)
 
 
-def test_qlora_trains_on_a_cpu_and_the_tower_stays_out_of_4_bit(toy_set: tuple, smoke_base: Path, tmp_path: Path) -> None:
+def test_qlora_trains_on_a_cpu_and_the_tower_stays_out_of_4_bit(
+    toy_set: tuple, smoke_base: Path, tmp_path: Path
+) -> None:
     changes = {"load_in_4bit": True, "dtype": "bfloat16", "train_parts": ["llm"], "output_dir": tmp_path / "q"}
     record = sft.main([toy_recipe("direct", tmp_path, toy_set[0], smoke_base, **(QUICK | changes))])
     args = base_arguments(smoke_base, load_in_4bit=True, dtype="bfloat16")
@@ -113,7 +132,13 @@ def test_qlora_trains_on_a_cpu_and_the_tower_stays_out_of_4_bit(toy_set: tuple, 
 
 
 def test_resumed_training_equals_the_straight_run(toy_set: tuple, smoke_base: Path, tmp_path: Path) -> None:
-    common = QUICK | {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1, "save_total_limit": ...}
+    common = QUICK | {
+        "max_steps": 6,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "logging_steps": 1,
+        "save_total_limit": ...,
+    }
     common |= {"lora_dropout": 0.1}
     straight = toy_recipe("direct", tmp_path, toy_set[0], smoke_base, **common, output_dir=tmp_path / "straight")
     sft.main([straight])
@@ -136,7 +161,9 @@ def test_resume_refuses_another_recipe(toy_set: tuple, smoke_base: Path, tmp_pat
         sft.main([recipe, "--resume_from_checkpoint", "true", "--learning_rate", "1e-5"])
 
 
-def test_validation_is_scored_and_the_best_checkpoint_is_kept(toy_set: tuple, smoke_base: Path, tmp_path: Path) -> None:
+def test_validation_is_scored_and_the_best_checkpoint_is_kept(
+    toy_set: tuple, smoke_base: Path, tmp_path: Path
+) -> None:
     changes = {"output_dir": tmp_path / "run", "num_train_epochs": 2, "per_device_train_batch_size": 4}
     record = sft.main([toy_recipe("stage2", tmp_path, toy_set[0], smoke_base, init="base", **changes)])
     accuracies = [entry["eval_accuracy"] for entry in record["curves"] if "eval_accuracy" in entry]
@@ -156,7 +183,9 @@ def test_a_frozen_tower_leaves_loss_and_gradients_unchanged(toy_set: tuple, smok
     results = []
     for cut in (True, False):
         torch.manual_seed(0)
-        model = prepare_for_training(load_base(base_arguments(smoke_base), device="cpu"), AdapterArguments(lora_dropout=0))
+        model = prepare_for_training(
+            load_base(base_arguments(smoke_base), device="cpu"), AdapterArguments(lora_dropout=0)
+        )
         if not cut:  # the tower with its graph, as PEFT and checkpointing would run it
             tower = model.get_base_model().model.visual
             tower.forward = type(tower).forward.__get__(tower)

@@ -40,7 +40,7 @@ def write_clip(path: Path, frames: np.ndarray) -> None:
 
 
 def plan(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One entry per clip: split, scene, seed and camera; cameras (groups) have 2 to 4 clips and never leave a split."""
+    """One entry per clip: split, scene and camera; cameras (groups) have 2 to 4 clips and never leave a split."""
     rng = np.random.default_rng(args.seed)
     names = list(LABELS)
     wanted = [("train", name, True) for name in names for _ in range(args.labelled)]

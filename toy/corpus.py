@@ -10,7 +10,32 @@ import numpy as np
 from rbft_trl.data.task import PROMPT_FILES, PROMPT_FOLDER, TaskCard
 from toy.scenes import ATTRIBUTES, LABELS, Scene
 
-SYLLABLES = "dor van mi lo ren ta ker zu pim gal so fi bek nu lar wo tis hem ja pel ri cad mu yo".split()
+SYLLABLES = [
+    "dor",
+    "van",
+    "mi",
+    "lo",
+    "ren",
+    "ta",
+    "ker",
+    "zu",
+    "pim",
+    "gal",
+    "so",
+    "fi",
+    "bek",
+    "nu",
+    "lar",
+    "wo",
+    "tis",
+    "hem",
+    "ja",
+    "pel",
+    "ri",
+    "cad",
+    "mu",
+    "yo",
+]
 QUESTIONS = ("Which name fits this clip?", "Which of these is shown?", "What kind of event is in this clip?")
 ROLES = ("You watch a short clip.", "You are a careful observer.", "You look at one clip.")
 ASKED = {
@@ -51,7 +76,7 @@ def draw_card(rng: np.random.Generator, scene: Scene) -> tuple[TaskCard, str]:
     values = [tuple(getattr(scene, a) for a in pair)]
     every = [()]
     for attribute in pair:
-        every = [v + (value,) for v in every for value in ATTRIBUTES[attribute]]
+        every = [(*v, value) for v in every for value in ATTRIBUTES[attribute]]
     others = [v for v in every if v != values[0]]
     picked = rng.permutation(len(others))[: int(rng.integers(1, 8))]
     values += [others[i] for i in picked]

@@ -83,7 +83,9 @@ class Exam:
     def captions(self) -> dict[str, Share]:
         """Per attribute and over all: the share of captions that name the true value."""
         said = [parse_caption(text) for text in self.ask([CAPTION_PROMPTS[0]] * len(self.rows))]
-        right = {a: [s[a] == getattr(scene, a) for s, scene in zip(said, self.scenes, strict=True)] for a in ATTRIBUTES}
+        right = {
+            a: [s[a] == getattr(scene, a) for s, scene in zip(said, self.scenes, strict=True)] for a in ATTRIBUTES
+        }
         return {a: share(r) for a, r in right.items()} | {"all": share([x for r in right.values() for x in r])}
 
     def questions(self) -> Share:
@@ -155,12 +157,12 @@ def card_text(measured: dict[str, Any], made: dict[str, Any], size: int) -> str:
         "# The small base of the toy domain",
         "",
         f"A Qwen2-VL of {made['parameters']:,} parameters ({size / 1e6:.1f} MB with processor and tokenizer), trained",
-        "from random weights on synthetic clips in their source look. It can describe such clips and follows the formats",
-        "of the package's prompts; it knows nothing else, and nothing of the toy domain's class names.",
+        "from random weights on synthetic clips in their source look. It describes such clips and follows the formats",
+        "of the package's prompts; it knows nothing else, nor the toy domain's class names.",
         "",
         f"Made by `python toy/pretrain.py --setting {made['setting']} --seed {made['seed']}` in {made['seconds']} s with "
         f"{made['torch_threads']} threads; measured by `python toy/measure.py`,",
-        f"{n} real mp4 clips per shift; % right, 95 % Wilson interval in brackets. Chance of the zero-shot columns: 12.5.",
+        f"{n} real mp4 clips per shift; % right (95 % Wilson interval). Chance of the zero-shot columns: 12.5.",
         "",
         "| shift | " + " | ".join([*ATTRIBUTES, "all attributes"]) + " | zero-shot | with definitions |",
         "|---" * (len(ATTRIBUTES) + 4) + "|",

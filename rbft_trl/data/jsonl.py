@@ -3,6 +3,7 @@
 A step that writes a file writes it to a temporary name and renames it, so a reader never sees half a file.
 """
 
+import glob
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -21,16 +22,18 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"the file '{path}' does not exist; run the step that writes it first")
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{number} is not JSON ({error.msg}); delete the file and run its step again") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}:{number} holds {type(row).__name__}, not an object; delete the file and run again")
-        rows.append(row)
-    return rows
+    lines = path.read_bytes().split(b"\n")  # not splitlines: a text may hold U+2028, which JSON leaves as it is
+    return [_object(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _object(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{place} is not JSON ({error}); delete the file and run its step again") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{place} holds {type(row).__name__}, not an object; delete the file and run its step again")
+    return row
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -98,12 +101,13 @@ class BatchLog:
             part.unlink()
 
     def _parts(self) -> list[Path]:
-        return sorted(self.path.parent.glob(f"{self.path.name}.rank*.part")) if self.path.parent.is_dir() else []
+        pattern = f"{glob.escape(self.path.name)}.rank*.part"
+        return sorted(self.path.parent.glob(pattern)) if self.path.parent.is_dir() else []
 
     def _whole_lines(self, part: Path) -> Iterator[dict[str, Any]]:
-        for line in part.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-            if line.endswith("\n"):  # a line without its end was being written when the process died
-                yield json.loads(line)
+        lines = part.read_bytes().split(b"\n")
+        for number, line in enumerate(lines[:-1], start=1):  # what has no end was being written when the process died
+            yield _object(line, f"{part}:{number}")
 
     def _refuse_other(self, settings: dict[str, Any], part: Path) -> None:
         for key in self.settings.keys() | settings.keys():

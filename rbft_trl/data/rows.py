@@ -32,16 +32,22 @@ def load_rows(card: TaskCard) -> list[Row]:
         rows = list(_from_folders(source.root, card))
     else:
         if not source.annotations.is_file():
-            raise UserError(f"{card.path}: data.annotations '{source.annotations}' does not exist{_how(source.how_to_get)}")
+            raise UserError(
+                f"{card.path}: data.annotations '{source.annotations}' does not exist{_how(source.how_to_get)}"
+            )
         rows = [_checked(raw, place, card) for place, raw in _from_table(source.annotations)]
     if not rows:
-        raise UserError(f"'{source.annotations or source.root}' holds no clip; add rows, or correct the path in {card.path}")
+        raise UserError(
+            f"'{source.annotations or source.root}' holds no clip; add rows, or correct the path in {card.path}"
+        )
     _check_unique(rows)
     if all(row["split"] is None for row in rows):
         rows = assign_splits(rows, validation=source.validation, test=source.test, seed=source.split_seed)
     for row in rows:
         if row["split"] is None:
-            raise UserError(f"{row['place']}: 'split' is empty while other rows have one; fill it in for all rows or none")
+            raise UserError(
+                f"{row['place']}: 'split' is empty while other rows have one; fill it in for all rows or none"
+            )
         if row["label"] is None and row["split"] != "train":
             raise UserError(f"{row['place']}: a {row['split']} clip has no label; give it one or move it to train")
         row.pop("place")
@@ -99,7 +105,9 @@ def _from_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         _check_columns(reader.fieldnames or [], f"{path}:1")
         for raw in reader:
             if None in raw or None in raw.values():
-                raise UserError(f"{path}:{reader.line_num}: more or fewer cells than the header has; quote commas in cells")
+                raise UserError(
+                    f"{path}:{reader.line_num}: more or fewer cells than the header has; quote commas in cells"
+                )
             yield f"{path}:{reader.line_num}", raw
         return
     for number, line in enumerate(text.splitlines(), start=1):
@@ -118,7 +126,9 @@ def _from_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _check_columns(columns: list[str], place: str) -> None:
     for column in columns:
         if column not in COLUMNS:
-            raise UserError(f"{place}: unknown column '{column}'{nearest(column, COLUMNS)}; known: {', '.join(COLUMNS)}")
+            raise UserError(
+                f"{place}: unknown column '{column}'{nearest(column, COLUMNS)}; known: {', '.join(COLUMNS)}"
+            )
     if "video" not in columns:
         raise UserError(f"{place}: the column 'video' is missing; it holds the path of each clip below data.root")
 
@@ -135,7 +145,9 @@ def _checked(raw: dict[str, Any], place: str, card: TaskCard) -> Row:
         hint = f"; the card spells it '{same[0]}'" if same else nearest(row["label"], card.names)
         raise UserError(f"{place}: label '{row['label']}' is not in {card.path}{hint}; correct the cell or the card")
     if row["split"] is not None and row["split"] not in SPLITS:
-        raise UserError(f"{place}: split '{row['split']}'{nearest(row['split'], SPLITS)}; use one of {', '.join(SPLITS)}")
+        raise UserError(
+            f"{place}: split '{row['split']}'{nearest(row['split'], SPLITS)}; use one of {', '.join(SPLITS)}"
+        )
     row["id"] = row["id"] or row["video"]
     row["group"] = row["group"] or row["id"]
     return row | {"place": place}
@@ -154,7 +166,9 @@ def _check_unique(rows: list[Row]) -> None:
     videos: dict[str, Row] = {}
     for row in rows:
         if row["id"] in ids:
-            raise UserError(f"{row['place']}: id '{row['id']}' is also at {ids[row['id']]['place']}; ids must be unique")
+            raise UserError(
+                f"{row['place']}: id '{row['id']}' is also at {ids[row['id']]['place']}; ids must be unique"
+            )
         ids[row["id"]] = row
         video = PurePosixPath(row["video"]).as_posix()
         if other := videos.get(video):
@@ -164,7 +178,9 @@ def _check_unique(rows: list[Row]) -> None:
 
 
 def _how(how_to_get: str | None) -> str:
-    return f"; get the clips with: {how_to_get}" if how_to_get else "; correct the path (it starts at the card's folder)"
+    return (
+        f"; get the clips with: {how_to_get}" if how_to_get else "; correct the path (it starts at the card's folder)"
+    )
 
 
 def _first(names: list[str]) -> str:

@@ -75,7 +75,9 @@ def draw_shots(rows: list[Row], shots: int | None, *, seed: int) -> list[Row]:
     drawn: set[str] = set()
     for label, ids in sorted(by_label.items()):
         if len(ids) < shots:
-            raise UserError(f"shots is {shots} but class '{label}' has {len(ids)} training clips; lower shots or add clips")
+            raise UserError(
+                f"shots is {shots} but class '{label}' has {len(ids)} training clips; lower shots or add clips"
+            )
         drawn |= set(random.Random(f"{seed}:{label}").sample(ids, shots))
     return [row for row in rows if row["split"] != "train" or row["label"] is None or row["id"] in drawn]
 
@@ -99,7 +101,9 @@ def check_splits(rows: list[Row], card: TaskCard) -> None:
     for name in card.names:
         counts = _count(row["split"] for row in rows if row["label"] == name)
         if not counts.get("train"):
-            raise UserError(f"class '{name}' of {card.path} has no labelled training clip; add some or remove the label")
+            raise UserError(
+                f"class '{name}' of {card.path} has no labelled training clip; add some or remove the label"
+            )
         if any(row["split"] == "test" for row in rows) and not counts.get("test"):
             warnings.warn(f"class '{name}' has no test clip, so nothing will be known about it", stacklevel=2)
 
@@ -119,7 +123,8 @@ def _check_contents(rows: list[Row], root: Path) -> None:
             other = seen.setdefault(digest, row)
             if other["split"] != row["split"]:
                 raise UserError(
-                    f"leak: '{other['video']}' ({other['split']}) and '{row['video']}' ({row['split']}) are the same file; "
+                    f"leak: '{other['video']}' ({other['split']}) and '{row['video']}' ({row['split']}) are the same "
+                    "file; "
                     "keep one of them"
                 )
 

@@ -20,6 +20,7 @@ FINAL_LINE = "Classification:"
 PROMPT_FOLDER = Path(__file__).parent / "prompts"
 PROMPT_FILES = ("label", "rationale", "hint")
 CARD_FILE = "task_card.yaml"
+SPECIAL_TOKEN = re.compile(r"<\|.*?\|>")
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,10 @@ class TaskCard:
         """
         path = Path(path)
         if not path.is_file():
-            raise UserError(f"the task card '{path}' does not exist; copy recipes/tasks/copy_me.yaml and name it there")
+            raise UserError(f"the task card '{path}' does not exist; copy recipes/tasks/copy_me.yaml to it")
         try:
             raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or an impossible date
             raise UserError(f"the task card '{path}' is not valid YAML: {' '.join(str(error).split())}") from error
         _check_keys(raw, {"name", "labels", "question", "role", "aspects", "prompts", "data"}, path, "the card")
         for key in ("name", "labels", "question", "role", "aspects"):
@@ -95,12 +96,19 @@ class TaskCard:
                 raise UserError(f"{path}: '{key}' is {raw[key]!r} but must be text")
         if not isinstance(raw["aspects"], list):
             raise UserError(f"{path}: 'aspects' is {raw['aspects']!r} but must be a list of short phrases")
+        for key, text in [
+            ("question", raw["question"]),
+            ("role", raw["role"]),
+            *(("aspects", a) for a in raw["aspects"]),
+        ]:
+            if not isinstance(text, str) or SPECIAL_TOKEN.search(text):
+                raise UserError(f"{path}: '{key}' holds {text!r} but must be text without special tokens; use quotes")
         return cls(
             name=raw["name"],
             labels=_check_labels(raw["labels"], path),
             question=raw["question"].strip(),
             role=raw["role"].strip(),
-            aspects=tuple(str(a) for a in raw["aspects"]),
+            aspects=tuple(raw["aspects"]),
             prompts=_read_prompts(raw.get("prompts"), path),
             data=_read_source(raw["data"], path) if raw.get("data") else None,
             path=path,
@@ -155,7 +163,7 @@ class TaskCard:
         has_prefix = last.casefold().startswith(FINAL_LINE.casefold())
         if require_prefix and not has_prefix:
             return None
-        said = normalise(last[len(FINAL_LINE) :] if has_prefix else last)
+        said = normalise(last.partition(":")[2] if has_prefix else last)
         by_name = {normalise(name): name for name in self.labels}
         return by_name.get(said)
 
@@ -199,8 +207,10 @@ def _check_labels(raw: object, path: Path) -> dict[str, str]:
             raise UserError(f"{path}: label {name!r} was read as {type(name).__name__}; write it in quotes")
         if not isinstance(meaning, str) or not meaning.strip():
             raise UserError(f"{path}: label '{name}' has no definition; write one sentence that says what it means")
-        if "\n" in name or not normalise(name) or re.search(r"<\|.*\|>", name + meaning):
+        if len(name.splitlines()) > 1 or not normalise(name) or SPECIAL_TOKEN.search(name + meaning):
             raise UserError(f"{path}: label {name!r} is empty or holds a line break or a special token; rename it")
+        if name != name.strip() or normalise(name).startswith(FINAL_LINE.casefold()):
+            raise UserError(f"{path}: label {name!r} begins or ends with a space or with '{FINAL_LINE}'; rename it")
         if normalise(name) in seen:
             raise UserError(f"{path}: labels '{seen[normalise(name)]}' and '{name}' differ only in case or spacing")
         seen[normalise(name)] = name
@@ -208,7 +218,7 @@ def _check_labels(raw: object, path: Path) -> dict[str, str]:
 
 
 def _read_prompts(folder: str | None, path: Path) -> dict[str, str]:
-    own = path.parent / folder if folder else PROMPT_FOLDER
+    own = path.parent / str(folder) if folder else PROMPT_FOLDER
     if not own.is_dir():
         raise UserError(f"{path}: the prompt folder '{own}' does not exist; leave 'prompts' out for the package's own")
     fields = {"label": {"labels"}, "rationale": {"labels", "hint"}, "hint": {"label"}}
@@ -229,8 +239,11 @@ def _read_source(raw: object, path: Path) -> DataSource:
     known = {"root", "annotations", "validation", "test", "split_seed", "how_to_get"}
     _check_keys(raw, known, path, "'data'")
     assert isinstance(raw, dict)
-    if not isinstance(raw.get("root"), str):
+    if not isinstance(raw.get("root"), str) or not raw["root"].strip():
         raise UserError(f"{path}: data.root is {raw.get('root')!r} but must be the folder that holds the clips")
+    for key in ("annotations", "how_to_get"):
+        if not isinstance(raw.get(key, ""), str):
+            raise UserError(f"{path}: data.{key} is {raw[key]!r} but must be text; leave it out if there is none")
     for key in ("validation", "test"):
         share = raw.get(key, 0.15)
         if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 <= share < 1:

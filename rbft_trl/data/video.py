@@ -76,7 +76,9 @@ class FrameSettings:
     def from_dict(cls, raw: dict[str, Any]) -> "FrameSettings":
         """Raises `UserError` for keys that this version does not know."""
         if unknown := set(raw) - {f.name for f in fields(cls)}:
-            raise UserError(f"the frame settings hold {sorted(unknown)[0]!r}, which this version does not know; update it")
+            raise UserError(
+                f"the frame settings hold {sorted(unknown)[0]!r}, which this version does not know; update it"
+            )
         return cls(**raw)
 
 
@@ -201,7 +203,9 @@ def _decode(
     return None, number
 
 
-def _picture(frame: Any, reformatter: VideoReformatter, settings: FrameSettings, factor: int, path: Path) -> np.ndarray:
+def _picture(
+    frame: Any, reformatter: VideoReformatter, settings: FrameSettings, factor: int, path: Path
+) -> np.ndarray:
     """One frame as uint8 `[H, W, 3]`, upright and resized in the same pass."""
     turns = (frame.rotation // 90) % 4  # FFmpeg stores the turn that a player must make; PyAV does not make it
     upright = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)

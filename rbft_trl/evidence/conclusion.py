@@ -73,7 +73,8 @@ def _main_part(pair: Pair) -> str:
     limit = _points(pair["smallest_detectable"]["points"], sign=False)
     return (
         "No difference between RB-FT and step-matched direct SFT can be shown "
-        f"({_points(pair['difference'])} points, {seen}), and a difference under {limit} points could have been missed here (80 % power)"
+        f"({_points(pair['difference'])} points, {seen}), "
+        f"and a difference under {limit} points could have been missed here (80 % power)"
     )
 
 

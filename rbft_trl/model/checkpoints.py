@@ -30,7 +30,8 @@ def prepare_output(training: TrainingConfig, recipe: dict[str, Any]) -> tuple[st
     if wish in (None, "false", "False"):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(
-                f"output_dir '{folder}' is not empty; choose another, delete it, or go on with --resume_from_checkpoint true"
+                f"output_dir '{folder}' is not empty; choose another, delete it, or go on with "
+                "--resume_from_checkpoint true"
             )
         _write_recipe(folder, recipe)
         return None, False

@@ -185,7 +185,7 @@ def sample(
 
 
 class LabelScorer:
-    """The one decision rule: a clip gets the label with the highest score. Used in training, evaluation and prediction.
+    """The one decision rule, in training, evaluation and prediction: a clip gets the label with the highest score.
 
     Args:
         collator (`ClipCollator`): Makes the prompts.

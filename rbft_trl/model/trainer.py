@@ -35,7 +35,7 @@ class VideoSFTTrainer(SFTTrainer):
         self._signature_columns = ["id", "video", "label", "target", "text"]
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW (or what `optim` names) with one group per part and decay; parts may have learning rates of their own."""
+        """The optimizer that `optim` names, with one group per part: parts may have learning rates of their own."""
         if self.optimizer is None:
             opt_model = self.model if model is None else model
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, opt_model)
@@ -88,7 +88,7 @@ class VideoSFTTrainer(SFTTrainer):
 
 
 class RationaleTrainer(VideoSFTTrainer):
-    """Stage 1 of RB-FT (arXiv 2511.15923): the model learns to write rationales; it also logs their length in tokens."""
+    """Stage 1 of RB-FT (arXiv 2511.15923): the model learns to write rationales; logs their length too."""
 
     _tag_names = [*VideoSFTTrainer._tag_names, "rationale"]
     _name = "RB-FT stage 1"

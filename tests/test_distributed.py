@@ -1,0 +1,134 @@
+"""Two real processes on a CPU (gloo) give what one gives; world size, type and wrapper class are asserted.
+
+Wrong launch files silently start one process or another engine, so each run writes down what it really was.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rbft_trl import eval as evaluation
+from rbft_trl import rationales, sft
+from rbft_trl.data.jsonl import read_jsonl
+from tests.helpers import REPOSITORY, toy_recipe
+
+WITNESS = """
+import json, runpy, sys
+from pathlib import Path
+from accelerate import Accelerator, PartialState
+out, script = sys.argv[1], sys.argv[2]
+sys.argv = [script, *sys.argv[3:]]
+seen = {"wrapper": None}
+from trl import SFTTrainer
+inner = SFTTrainer.compute_loss
+def compute_loss(self, model, *args, **kwargs):
+    seen["wrapper"] = type(model).__name__
+    return inner(self, model, *args, **kwargs)
+SFTTrainer.compute_loss = compute_loss
+end = Accelerator.end_training
+def end_training(self):
+    seen.update(world=self.num_processes, type=str(self.distributed_type), backend=PartialState().backend)
+    Path(f"{out}.{self.process_index}").write_text(json.dumps(seen))
+    return end(self)
+Accelerator.end_training = end_training
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+def launch(tmp_path: Path, entry: str, *argv: str) -> list[dict]:
+    """Runs an entry with accelerate_configs/cpu_2_processes.yaml; returns what each process was."""
+    witness = tmp_path / "witness.py"
+    witness.write_text(WITNESS)
+    out = tmp_path / f"seen_{entry}_{len(list(tmp_path.iterdir()))}"
+    config = REPOSITORY / "accelerate_configs/cpu_2_processes.yaml"
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(config),
+        "--main_process_port",
+        "0",
+    ]
+    command += [str(witness), str(out), str(REPOSITORY / "rbft_trl" / f"{entry}.py"), *argv]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=os.environ)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(Path(f"{out}.{rank}").read_text()) for rank in range(2)]
+
+
+def expect_two(seen: list[dict], *, wrapper: str | None = None) -> None:
+    assert [s["world"] for s in seen] == [2, 2] and {s["type"] for s in seen} == {"DistributedType.MULTI_CPU"}
+    assert {s["backend"] for s in seen} == {"gloo"} and {s["wrapper"] for s in seen} == {wrapper}
+
+
+@pytest.fixture(scope="module", params=[7, 101])
+def counted(
+    request: pytest.FixtureRequest, toy_set: tuple, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, int]:
+    """A card whose test split has exactly 7 or 101 clips (copies of the clips' rows under other ids and files)."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp(f"clips{request.param}")
+    root = folder / "clips"
+    shutil.copytree(toy_set[1], root)
+    lines = (root / "clips.csv").read_text().splitlines()
+    header, rows = lines[0], [line.split(",") for line in lines[1:]]
+    tests = [row for row in rows if row[3] == "test"]
+    kept = [row for row in rows if row[3] != "test"]
+    for i in range(request.param):
+        source = tests[i % len(tests)]
+        video = f"clips/copy{i}.mp4"
+        shutil.copy(root / source[1], root / video)
+        kept.append([f"copy{i:03d}", video, source[2], "test", f"copy{i}"])
+    (root / "clips.csv").write_text("\n".join([header, *map(",".join, kept)]) + "\n")
+    card = folder / "toy.yaml"
+    raw = yaml.safe_load(Path(toy_set[0]).read_text())
+    raw["data"]["root"] = str(root)
+    card.write_text(yaml.safe_dump(raw, sort_keys=False))
+    return card, request.param
+
+
+def test_evaluation_on_two_processes_equals_one(counted: tuple[Path, int], smoke_base: Path, tmp_path: Path) -> None:
+    card, count = counted
+    recipe = toy_recipe("eval", tmp_path, card, smoke_base, per_device_batch_size=4, output_dir=tmp_path / "one")
+    evaluation.main([recipe])
+    expect_two(launch(tmp_path, "eval", recipe, "--output_dir", str(tmp_path / "two")))
+    one, two = (read_jsonl(tmp_path / name / "predictions.jsonl") for name in ("one", "two"))
+    assert [p["id"] for p in one] == [p["id"] for p in two] == [f"copy{i:03d}" for i in range(count)]
+    for a, b in zip(one, two, strict=True):
+        assert a["prediction"] == b["prediction"] and a["logprobs"] == pytest.approx(b["logprobs"], abs=1e-5)
+    assert not list((tmp_path / "two").glob("*.part"))
+
+
+def test_stage0_on_two_processes_equals_one(toy_set: tuple, smoke_base: Path, tmp_path: Path) -> None:
+    common = {"per_device_batch_size": 5, "num_samples": 2, "temperature": 1.0, "max_new_tokens": 8, "checks": "none"}
+    common |= {"label_shown": "blind_then_hint"}
+    recipe = toy_recipe("rationales", tmp_path, toy_set[0], smoke_base, output_file=tmp_path / "one.jsonl", **common)
+    rationales.main([recipe])
+    expect_two(launch(tmp_path, "rationales", recipe, "--output_file", str(tmp_path / "two.jsonl")))
+    assert (tmp_path / "one.jsonl").read_text() == (tmp_path / "two.jsonl").read_text()
+
+
+def test_training_on_two_processes_equals_one(toy_set: tuple, smoke_base: Path, tmp_path: Path) -> None:
+    common = {
+        "max_steps": 3,
+        "logging_steps": 1,
+        "num_train_epochs": 1,
+        "save_strategy": "no",
+        "eval_strategy": "steps",
+    }
+    common |= {"eval_steps": 3, "load_best_model_at_end": False, "shots": 3}  # 24 rows divide by the global batch of 4
+    recipe = toy_recipe("direct", tmp_path, toy_set[0], smoke_base, **common, output_dir=tmp_path / "one")
+    one = sft.main([recipe, "--per_device_train_batch_size", "4"])
+    seen = launch(tmp_path, "sft", recipe, "--per_device_train_batch_size", "2", "--output_dir", str(tmp_path / "two"))
+    expect_two(seen, wrapper="DistributedDataParallel")
+    two = json.loads((tmp_path / "two/rbft.json").read_text())
+    losses = [[entry["loss"] for entry in record["curves"] if "loss" in entry] for record in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-4)  # logged with four digits
+    accuracies = [[e["eval_accuracy"] for e in record["curves"] if "eval_accuracy" in e] for record in (one, two)]
+    assert accuracies[0] == accuracies[1] and one["presentations"] == two["presentations"] == 12
