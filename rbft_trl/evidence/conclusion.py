@@ -68,12 +68,12 @@ def _main_part(pair: Pair) -> str:
     side, seen = _side(pair), _figures(pair)
     if side:
         word = "better" if side > 0 else "worse"
-        size = _points(abs(pair["difference"]), sign=False)
+        size = signed_points(abs(pair["difference"]), sign=False)
         return f"RB-FT is {word} than step-matched direct SFT by {size} points ({seen})"
-    limit = _points(pair["smallest_detectable"]["points"], sign=False)
+    limit = signed_points(pair["smallest_detectable"]["points"], sign=False)
     return (
         "No difference between RB-FT and step-matched direct SFT can be shown "
-        f"({_points(pair['difference'])} points, {seen}), "
+        f"({signed_points(pair['difference'])} points, {seen}), "
         f"and a difference under {limit} points could have been missed here (80 % power)"
     )
 
@@ -81,7 +81,7 @@ def _main_part(pair: Pair) -> str:
 def _oracle_part(pair: Pair | None, *, shown: bool) -> str:
     if pair is None:
         return "no oracle arm was run, so it is not known whether this comparison can see a gain from rationales"
-    gain = f"{_points(pair['difference'])} points, {_figures(pair, counts=False)}"
+    gain = f"{signed_points(pair['difference'])} points, {_figures(pair, counts=False)}"
     if _side(pair) > 0 and pair["difference"] >= MIN_ORACLE_GAIN:
         return f"the comparison can see: oracle rationales gain {gain.removeprefix('+')}"
     cannot = "whether rationales are the cause" if shown else "whether rationales can help"
@@ -91,7 +91,7 @@ def _oracle_part(pair: Pair | None, *, shown: bool) -> str:
 def _shuffled_part(pair: Pair | None) -> str:
     if pair is None:
         return "no shuffled arm was run, so it is not known whether what a rationale says of its clip matters"
-    gain = f"{_points(pair['difference'])} points, {_figures(pair, counts=False)}"
+    gain = f"{signed_points(pair['difference'])} points, {_figures(pair, counts=False)}"
     if _side(pair) > 0:
         return f"what a rationale says of its own clip matters: RB-FT against shuffled rationales {gain}"
     if _side(pair) < 0:
@@ -106,7 +106,7 @@ def _side(pair: Pair) -> int:
 
 
 def _figures(pair: Pair, *, counts: bool = True) -> str:
-    low, high = (_points(value, sign=False) for value in pair["interval"])
+    low, high = (signed_points(value, sign=False) for value in pair["interval"])
     text = f"95 % interval {low} to {high}"
     if not counts:
         return text
@@ -115,7 +115,7 @@ def _figures(pair: Pair, *, counts: bool = True) -> str:
     return f"{text}, {pair['n']:,} clips, {draws}{only}"
 
 
-def _points(value: float, *, sign: bool = True) -> str:
+def signed_points(value: float, *, sign: bool = True) -> str:
     """One decimal, two where one would round to 0; never "-0.0"."""
     digits = 1 if abs(value) >= 0.05 or value == 0 else 2
     return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}"
