@@ -4,6 +4,7 @@ Indices and sizes are those of qwen-vl-utils (`smart_nframes`, `smart_resize`); 
 last frame is repeated. PyAV carries FFmpeg in its wheel, so no system FFmpeg is needed.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -58,8 +59,8 @@ class FrameSettings:
             raise UserError(f"num_frames is {self.num_frames} and fps is {self.fps}; set exactly one of them")
         if self.num_frames is not None and (self.num_frames < 2 or self.num_frames % TEMPORAL_PATCH):
             raise UserError(f"num_frames is {self.num_frames} but must be an even number of at least 2")
-        if self.fps is not None and self.fps <= 0:
-            raise UserError(f"fps is {self.fps} but must be above 0")
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise UserError(f"fps is {self.fps} but must be a number above 0")
         if self.max_frames < 4:
             raise UserError(f"max_frames is {self.max_frames} but must be at least 4")
         if not 0 < self.min_pixels <= self.max_pixels:
@@ -76,9 +77,7 @@ class FrameSettings:
     def from_dict(cls, raw: dict[str, Any]) -> "FrameSettings":
         """Raises `UserError` for keys that this version does not know."""
         if unknown := set(raw) - {f.name for f in fields(cls)}:
-            raise UserError(
-                f"the frame settings hold {sorted(unknown)[0]!r}, which this version does not know; update it"
-            )
+            raise UserError(f"the frame settings hold {sorted(unknown)[0]!r}, which is unknown here; update rbft_trl")
         return cls(**raw)
 
 
@@ -127,8 +126,9 @@ def read_clip(path: Path, settings: FrameSettings, *, factor: int) -> Clip:
     with _opened(path) as (container, stream):
         total, fps = _length(container, stream, path)
         indices = sample_indices(total, fps, settings)
+        fewest = total - FEWER_FRAMES_ALLOWED if stream.frames else 1  # hidden frames of VP8 are packets, too
         frames, decoded = _decode(container, stream, indices, settings, factor, path)
-    if frames is None and total - FEWER_FRAMES_ALLOWED <= decoded and decoded > 0:
+    if frames is None and decoded >= max(fewest, 1):
         total, indices = decoded, sample_indices(decoded, fps, settings)
         with _opened(path) as (container, stream):
             frames, decoded = _decode(container, stream, indices, settings, factor, path)
@@ -139,6 +139,8 @@ def read_clip(path: Path, settings: FrameSettings, *, factor: int) -> Clip:
 
 def clip_shape(path: Path, settings: FrameSettings, *, factor: int) -> tuple[int, int, int]:
     """Frames, height and width that `read_clip` would return, from the header alone.
+
+    A turned clip has height and width exchanged (the turn comes with its frames); the number of patches is the same.
 
     Raises:
         ClipError: if the file cannot be opened as a video.
@@ -152,20 +154,23 @@ def clip_shape(path: Path, settings: FrameSettings, *, factor: int) -> tuple[int
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """Opens a file with the demuxer that its first bytes name, through a file object: no playlist, no protocol."""
-    if "\0" in str(path) or not path.is_file():
+    if "\0" in str(path) or not os.path.isfile(path):
         raise ClipError(path, "missing", "there is no such file; correct the path or remove the row")
-    with path.open("rb") as file:
-        demuxer = _demuxer(file.read(16), path)
-        file.seek(0)
-        try:
-            with av.open(file, format=demuxer) as container:
+    try:
+        with path.open("rb") as file:
+            demuxer = _demuxer(file.read(16), path)
+            file.seek(0)
+            with av.open(file, format=demuxer, metadata_errors="replace") as container:  # old tags are no UTF-8
                 if not container.streams.video:
                     raise ClipError(path, "no_video_stream", "it holds no video stream; replace the file")
                 stream = container.streams.video[0]
+                if stream.codec_context is None:
+                    raise ClipError(path, "unreadable", "its codec is unknown; convert it to H.264 mp4")
                 stream.codec_context.thread_count = 1
                 yield container, stream
-        except (av.error.FFmpegError, EOFError, IndexError) as error:
-            raise ClipError(path, "unreadable", f"{error}; replace the file") from error
+    except (av.error.FFmpegError, EOFError, IndexError, OSError) as error:
+        detail = getattr(error, "strerror", None) or error
+        raise ClipError(path, "unreadable", f"{detail}; replace the file") from error
 
 
 def _demuxer(head: bytes, path: Path) -> str:
@@ -182,35 +187,57 @@ def _demuxer(head: bytes, path: Path) -> str:
 
 def _length(container: Any, stream: Any, path: Path) -> tuple[int, float]:
     """Number of frames (from the header, else counted in the packets) and frames per second."""
-    total = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+    fps = float(stream.average_rate or stream.guessed_rate or 1)
+    total = stream.frames or _count_packets(container, stream, fps, path)
     if total < 1:
         raise ClipError(path, "no_frames", "it holds no frame; replace the file")
-    if not stream.frames:
-        container.seek(0)
-    return total, float(stream.average_rate or stream.guessed_rate or 1)
+    return total, fps
+
+
+def _count_packets(container: Any, stream: Any, fps: float, path: Path) -> int:
+    """Frames of a file whose header has a duration at most (mkv, webm); the duration tells whether it is cut off."""
+    total, end = 0, 0.0
+    for packet in container.demux():
+        total += packet.stream.index == stream.index and packet.size > 0
+        if packet.pts is not None:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    said = (container.duration or 0) / av.time_base
+    if total and end + (FEWER_FRAMES_ALLOWED + 0.5) / fps < said:
+        raise ClipError(path, "truncated", f"it says {said:.2f} s but ends after {end:.2f} s; replace the file")
+    container.seek(0)
+    return total
 
 
 def _decode(
     container: Any, stream: Any, indices: np.ndarray, settings: FrameSettings, factor: int, path: Path
 ) -> tuple[np.ndarray | None, int]:
     """The wanted frames, or None with the number of frames that could be decoded."""
-    wanted, taken, reformatter, number = set(indices.tolist()), {}, VideoReformatter(), 0
+    wanted, taken, size = set(indices.tolist()), {}, None
+    reformatter, number = VideoReformatter(), 0
     for number, frame in enumerate(container.decode(stream), start=1):
         if number - 1 in wanted:
-            taken[number - 1] = _picture(frame, reformatter, settings, factor, path)
+            size = size or _target(
+                *_upright(frame), settings, factor, path
+            )  # one size, though a stream may change its
+            taken[number - 1] = _picture(frame, reformatter, size)
             if len(taken) == len(wanted):
                 return np.stack([taken[i] for i in indices.tolist()]), number
     return None, number
 
 
-def _picture(
-    frame: Any, reformatter: VideoReformatter, settings: FrameSettings, factor: int, path: Path
-) -> np.ndarray:
+def _turns(frame: Any) -> int:
+    """Quarter turns to the left that a player must make; FFmpeg stores them and PyAV does not make them."""
+    return round(frame.rotation / 90) % 4
+
+
+def _upright(frame: Any) -> tuple[int, int]:
+    return (frame.width, frame.height) if _turns(frame) % 2 else (frame.height, frame.width)
+
+
+def _picture(frame: Any, reformatter: VideoReformatter, size: tuple[int, int]) -> np.ndarray:
     """One frame as uint8 `[H, W, 3]`, upright and resized in the same pass."""
-    turns = (frame.rotation // 90) % 4  # FFmpeg stores the turn that a player must make; PyAV does not make it
-    upright = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
-    height, width = _target(*upright, settings, factor, path)
-    stored = (width, height) if turns % 2 else (height, width)
+    turns = _turns(frame)
+    stored = size[::-1] if turns % 2 else size
     picture = reformatter.reformat(frame, stored[1], stored[0], "rgb24", interpolation="BICUBIC").to_ndarray()
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
