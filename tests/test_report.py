@@ -167,6 +167,6 @@ def test_strip_is_a_picture_of_eight_frames() -> None:
 
 
 def test_chart_coordinates() -> None:
-    made = chart([[(0, 0.0), (10, 2.0)], [(5, 1.0)]], highest=None, mark=5)
+    made = chart([[(0, 0.0), (10, 2.0)], [(5, 1.0)]], last=10, highest=None, mark=5)
     assert made["lines"] == ["36.0,126.0 314.0,6.0"]
     assert made["dots"] == [("175.0", "66.0")] and made["mark"] == "175.0" and made["top"] == "2"

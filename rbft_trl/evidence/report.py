@@ -97,7 +97,7 @@ def arm_view(name: str, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def shaded(labels: Sequence[str], matrix: np.ndarray) -> list[tuple[str, list[tuple[int, int]]]]:
-    """Per gold label, `(count, shade)` per column; the shade is 0 to 65 % of the accent colour by share of the row."""
+    """Per gold label, `(count, shade)` per column; the shade is the opacity, 0 to 65 %, by share of the row."""
     shades = (65 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)).round().astype(int)
     rows = zip(labels, matrix.tolist(), shades.tolist(), strict=True)
     return [(label, list(zip(counts, shade, strict=True))) for label, counts, shade in rows]
@@ -131,7 +131,7 @@ def pair_view(pair: dict[str, Any]) -> dict[str, str]:
 
 def curve_views(arm: str, draws: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Training loss and validation accuracy of an arm as charts, a line per draw; none if it was not trained."""
-    charts = []
+    charts, steps = [], [entry["step"] for draw in draws for entry in draw.get("curves") or []]
     for key, title in (("loss", "training loss"), ("eval_accuracy", "validation accuracy")):
         series = [
             [(e["step"], e[key]) for e in draw.get("curves") or [] if key in e and math.isfinite(e[key])]
@@ -139,30 +139,26 @@ def curve_views(arm: str, draws: Sequence[dict[str, Any]]) -> list[dict[str, Any
         ]
         if any(series):
             highest = 1.0 if key == "eval_accuracy" else None
-            charts.append(
-                chart(series, highest=highest, mark=draws[0].get("stage1_steps")) | {"caption": f"{arm}: {title}"}
-            )
+            made = chart(series, last=max(steps), highest=highest, mark=draws[0].get("stage1_steps"))
+            charts.append(made | {"caption": f"{arm}: {title}"})
     return charts
 
 
 def chart(
-    series: Sequence[Sequence[tuple[float, float]]], *, highest: float | None, mark: int | None
+    series: Sequence[Sequence[tuple[float, float]]], *, last: int, highest: float | None, mark: int | None
 ) -> dict[str, Any]:
-    """Coordinates of a chart whose vertical axis begins at 0; a line of a single point is drawn as a dot."""
-    xs, ys = zip(*(point for line in series for point in line), strict=True)
-    first, last, top = min(*xs, 0), max(*xs, 1), highest or max(*ys, 1e-9)
+    """Coordinates of a chart from step 0 to `last` and from 0 upwards; a line of a single point is drawn as a dot."""
+    top, last = highest or max(1e-9, *(y for line in series for _, y in line)), max(last, 1)
 
     def place(x: float, y: float) -> tuple[str, str]:
-        across = LEFT + (x - first) / (last - first) * (RIGHT - LEFT)
+        across = LEFT + x / last * (RIGHT - LEFT)
         return f"{across:.1f}", f"{BOTTOM - y / top * (BOTTOM - TOP):.1f}"
 
     return {
         "lines": [" ".join(",".join(place(*point)) for point in line) for line in series if len(line) > 1],
         "dots": [place(*line[0]) for line in series if len(line) == 1],
         "mark": place(mark, 0)[0] if mark is not None else None,
-        "first": f"{first:g}",
         "last": f"{last:g}",
-        "bottom": "0",
         "top": f"{top:.3g}",
     }
 
