@@ -10,32 +10,7 @@ import numpy as np
 from rbft_trl.data.task import PROMPT_FILES, PROMPT_FOLDER, TaskCard
 from toy.scenes import ATTRIBUTES, LABELS, Scene
 
-SYLLABLES = [
-    "dor",
-    "van",
-    "mi",
-    "lo",
-    "ren",
-    "ta",
-    "ker",
-    "zu",
-    "pim",
-    "gal",
-    "so",
-    "fi",
-    "bek",
-    "nu",
-    "lar",
-    "wo",
-    "tis",
-    "hem",
-    "ja",
-    "pel",
-    "ri",
-    "cad",
-    "mu",
-    "yo",
-]
+SYLLABLES = "dor van mi lo ren ta ker zu pim gal so fi bek nu lar wo tis hem ja pel ri cad mu yo".split()  # noqa: SIM905
 QUESTIONS = ("Which name fits this clip?", "Which of these is shown?", "What kind of event is in this clip?")
 ROLES = ("You watch a short clip.", "You are a careful observer.", "You look at one clip.")
 ASKED = {
@@ -47,7 +22,7 @@ ASKED = {
     "speed": "Do they move slowly or quickly?",
 }
 CAPTION_PROMPTS = ("Describe the clip.", "What do you see?")
-TASKS = ("caption", "question", "rationale", "hint", "label")
+TASKS = ("caption", "question", "repeat", "rationale", "hint", "label")
 _PROMPTS = {name: (PROMPT_FOLDER / f"{name}.txt").read_text(encoding="utf-8") for name in PROMPT_FILES}
 
 
@@ -108,6 +83,9 @@ def draw_example(rng: np.random.Generator, scene: Scene, task: str) -> Example:
     if task == "question":
         attribute = str(rng.choice(list(ATTRIBUTES)))
         return Example(ASKED[attribute], getattr(scene, attribute))
+    if task == "repeat":  # dense practice in copying made-up names, without which hints are ignored
+        names = ", ".join(draw_name(rng) for _ in range(int(rng.integers(2, 7))))
+        return Example(f"Repeat: {names}", names)
     card, right = draw_card(rng, scene)
     definitions = bool(rng.random() < 0.5)
     name = right if definitions else str(rng.choice(card.names))

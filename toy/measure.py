@@ -160,8 +160,8 @@ def card_text(measured: dict[str, Any], made: dict[str, Any], size: int) -> str:
         "from random weights on synthetic clips in their source look. It describes such clips and follows the formats",
         "of the package's prompts; it knows nothing else, nor the toy domain's class names.",
         "",
-        f"Made by `python toy/pretrain.py --setting {made['setting']} --seed {made['seed']}` in {made['seconds']} s with "
-        f"{made['torch_threads']} threads; measured by `python toy/measure.py`,",
+        f"Made by `python toy/pretrain.py --setting {made['setting']} --seed {made['seed']}` in {made['seconds']} s",
+        f"with {made['torch_threads']} threads; measured by `python toy/measure.py`,",
         f"{n} real mp4 clips per shift; % right (95 % Wilson interval). Chance of the zero-shot columns: 12.5.",
         "",
         "| shift | " + " | ".join([*ATTRIBUTES, "all attributes"]) + " | zero-shot | with definitions |",

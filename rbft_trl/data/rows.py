@@ -4,7 +4,9 @@ Input: the `data` part of a task card. Output: rows sorted by id; `video` is rel
 """
 
 import csv
+import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -44,6 +46,8 @@ def load_rows(card: TaskCard) -> list[Row]:
     if all(row["split"] is None for row in rows):
         rows = assign_splits(rows, validation=source.validation, test=source.test, seed=source.split_seed)
     for row in rows:
+        if not _is_text(row["id"] + row["video"] + row["group"]):
+            raise UserError(f"{ascii(row['place'])}: id, video or group is no valid Unicode; rename the file")
         if row["split"] is None:
             raise UserError(
                 f"{row['place']}: 'split' is empty while other rows have one; fill it in for all rows or none"
@@ -62,10 +66,10 @@ def check_files(rows: list[Row], root: Path, how_to_get: str | None = None) -> N
     """
     real_root, missing, outside = root.resolve(), [], []
     for row in rows:
-        path = (root / row["video"]).resolve()
-        if not path.is_relative_to(real_root):
+        real = Path(os.path.realpath(root / row["video"]))
+        if not real.is_relative_to(real_root):
             outside.append(row["video"])
-        elif not path.is_file():
+        elif not os.path.isfile(real):  # unlike Path.is_file, no error for a name that is too long
             missing.append(row["video"])
     if outside:
         raise UserError(
@@ -87,6 +91,8 @@ def _from_folders(root: Path, card: TaskCard) -> Iterator[Row]:
                 "rename it, move it out, or add the label"
             )
         for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES):
+            if path.name.startswith("."):  # "._clip.mp4" of a Mac is no clip
+                continue
             video = path.relative_to(root).as_posix()
             row = {"id": video, "video": video, "label": folder.name, "split": None, "group": video}
             yield row | {"place": str(path)}
@@ -101,22 +107,33 @@ def _from_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except UnicodeDecodeError as error:
         raise UserError(f"'{path}' is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     if path.suffix.lower() == ".csv":
-        reader = csv.DictReader(text.splitlines(keepends=True))
-        _check_columns(reader.fieldnames or [], f"{path}:1")
+        yield from _from_csv(text, path)
+    else:
+        yield from _from_jsonl(text, path)
+
+
+def _from_csv(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)  # strict: an open quote would swallow rows
+    try:
+        _check_columns(list(reader.fieldnames or []), f"{path}:1")
         for raw in reader:
             if None in raw or None in raw.values():
                 raise UserError(
                     f"{path}:{reader.line_num}: more or fewer cells than the header has; quote commas in cells"
                 )
             yield f"{path}:{reader.line_num}", raw
-        return
-    for number, line in enumerate(text.splitlines(), start=1):
+    except csv.Error as error:
+        raise UserError(f"{path}:{reader.line_num}: {error}; correct the quotes") from error
+
+
+def _from_jsonl(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: a name may hold U+2028
         if not line.strip():
             continue
         try:
             raw = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{number} is not JSON ({error.msg}); write one object per line") from error
+        except ValueError as error:
+            raise UserError(f"{path}:{number} is not JSON ({error}); write one object per line") from error
         if not isinstance(raw, dict):
             raise UserError(f"{path}:{number} holds {type(raw).__name__}, not an object; write one object per line")
         _check_columns(list(raw), f"{path}:{number}")
@@ -129,6 +146,8 @@ def _check_columns(columns: list[str], place: str) -> None:
             raise UserError(
                 f"{place}: unknown column '{column}'{nearest(column, COLUMNS)}; known: {', '.join(COLUMNS)}"
             )
+    if len(set(columns)) < len(columns):
+        raise UserError(f"{place}: a column stands twice in {', '.join(columns)}; remove one")
     if "video" not in columns:
         raise UserError(f"{place}: the column 'video' is missing; it holds the path of each clip below data.root")
 
@@ -159,6 +178,11 @@ def _cell(value: Any, column: str, place: str) -> str | None:
     if isinstance(value, (dict, list, bool)):
         raise UserError(f"{place}: '{column}' is {value!r} but must be text")
     return str(value).strip() or None
+
+
+def _is_text(value: str) -> bool:
+    """False for lone surrogates, which a file name in another encoding gives and no result file could hold."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _check_unique(rows: list[Row]) -> None:

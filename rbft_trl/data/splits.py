@@ -20,44 +20,53 @@ SPLITS = ("train", "validation", "test")
 def assign_splits(rows: list[Row], *, validation: float, test: float, seed: int) -> list[Row]:
     """Gives every row a split: stratified by class, whole groups only, the same for any order of the rows.
 
-    Groups are dealt in a seeded order, each to the split that is furthest behind its share of that group's classes.
-    Groups with clips of the pool stay in train.
+    Groups are dealt largest first, in a seeded order, each to the split that lacks most clips of that group's classes.
+    A class of three clips or more is wanted at least once in every split. Groups with clips of the pool stay in train.
 
     Args:
         rows (`list[Row]`): Rows without a split.
         validation (`float`): Share of the labelled clips.
         test (`float`): Share of the labelled clips.
         seed (`int`): Seed of the order.
+
+    Raises:
+        UserError: if a split with a share gets no clip.
     """
     if validation + test >= 1:
         raise UserError(f"data.validation {validation} and data.test {test} leave nothing to train on; lower one")
-    shares = {"test": test, "validation": validation, "train": 1 - validation - test}
+    shares = {"test": test, "validation": validation}
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda r: r["id"]):
         groups[row["group"]].append(row)
-    totals = _count(row["label"] for row in rows)
-    have: dict[str, dict[Any, int]] = {split: defaultdict(int) for split in shares}
+    lacking = _wanted(_count(row["label"] for row in rows), shares)
     order = sorted(groups)
     random.Random(seed).shuffle(order)
-    order.sort(key=lambda g: -len(groups[g]))  # large groups first, while there is room for them
+    labels = {group: _count(row["label"] for row in groups[group]) for group in order}
+    order.sort(key=lambda g: (None not in labels[g], -len(groups[g])))  # those without a choice, then the largest
     splits = {}
     for group in order:
-        labels = _count(row["label"] for row in groups[group])
-        if None in labels:
-            split = "train"
-        else:
-            split = max(shares, key=lambda s: _behind(labels, totals, have[s], shares[s]))
+        choice = ["train"] if None in labels[group] else list(lacking)
+        split = max(choice, key=lambda s: sum(n * lacking[s][label] for label, n in labels[group].items()))
         splits[group] = split
-        for label, count in labels.items():
-            have[split][label] += count
+        for label, count in labels[group].items():
+            lacking[split][label] -= count
+    for split in shares:
+        if shares[split] > 0 and split not in splits.values():
+            raise UserError(
+                f"data.{split} is {shares[split]} but {len(rows)} clips in {len(groups)} groups leave none for it; "
+                f"add labelled clips, name the splits in the annotations, or set data.{split} to 0"
+            )
     return [row | {"split": splits[row["group"]]} for row in rows]
 
 
-def _behind(labels: dict[Any, int], totals: dict[Any, int], have: dict[Any, int], share: float) -> float:
-    """How many clips of this group's classes a split lacks of its share; a split with no share gets none."""
-    if share == 0:
-        return float("-inf")
-    return sum(count * (share * totals[label] - have[label]) / share for label, count in labels.items())
+def _wanted(totals: dict[Any, int], shares: dict[str, float]) -> dict[str, dict[Any, float]]:
+    """Clips per split and class; a split without a share is left out."""
+    wanted = {}
+    for split, share in shares.items():
+        if share > 0:
+            wanted[split] = {label: max(share * n, 1.0 if n >= 3 else 0.0) for label, n in totals.items()}
+    rest = {label: n - sum(of[label] for of in wanted.values()) for label, n in totals.items()}
+    return wanted | {"train": rest}
 
 
 def draw_shots(rows: list[Row], shots: int | None, *, seed: int) -> list[Row]:
@@ -109,24 +118,23 @@ def check_splits(rows: list[Row], card: TaskCard) -> None:
 
 
 def _check_contents(rows: list[Row], root: Path) -> None:
-    """The same bytes under two names in two splits; only files of equal size are read."""
+    """The same bytes under two names in two splits or with two labels; only files of equal size are read."""
     by_size: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         by_size[(root / row["video"]).stat().st_size].append(row)
     seen: dict[str, Row] = {}
     for same_size in by_size.values():
-        if len({row["split"] for row in same_size}) < 2:
+        if len({(row["split"], row["label"]) for row in same_size}) < 2:
             continue
         for row in same_size:
             with (root / row["video"]).open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
             other = seen.setdefault(digest, row)
+            same = f"'{other['video']}' ({other['split']}) and '{row['video']}' ({row['split']}) are the same file"
             if other["split"] != row["split"]:
-                raise UserError(
-                    f"leak: '{other['video']}' ({other['split']}) and '{row['video']}' ({row['split']}) are the same "
-                    "file; "
-                    "keep one of them"
-                )
+                raise UserError(f"leak: {same}; keep one of them")
+            if other["label"] != row["label"] and None not in (other["label"], row["label"]):
+                raise UserError(f"{same} with labels '{other['label']}' and '{row['label']}'; keep the right one")
 
 
 def _count(values: Any) -> dict[Any, int]:
