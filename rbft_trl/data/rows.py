@@ -47,7 +47,7 @@ def load_rows(card: TaskCard) -> list[Row]:
         rows = assign_splits(rows, validation=source.validation, test=source.test, seed=source.split_seed)
     for row in rows:
         if not _is_text(row["id"] + row["video"] + row["group"]):
-            raise UserError(f"{ascii(row['place'])}: id, video or group is no valid Unicode; rename the file")
+            raise UserError(f"{row['place']!a}: id, video or group is no valid Unicode; rename the file")
         if row["split"] is None:
             raise UserError(
                 f"{row['place']}: 'split' is empty while other rows have one; fill it in for all rows or none"

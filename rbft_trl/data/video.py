@@ -126,7 +126,7 @@ def read_clip(path: Path, settings: FrameSettings, *, factor: int) -> Clip:
     with _opened(path) as (container, stream):
         total, fps = _length(container, stream, path)
         indices = sample_indices(total, fps, settings)
-        fewest = total - FEWER_FRAMES_ALLOWED if stream.frames else 1  # hidden frames of VP8 are packets, too
+        fewest = total - FEWER_FRAMES_ALLOWED if stream.frames else 1  # a counted packet may hold a hidden frame
         frames, decoded = _decode(container, stream, indices, settings, factor, path)
     if frames is None and decoded >= max(fewest, 1):
         total, indices = decoded, sample_indices(decoded, fps, settings)
