@@ -113,6 +113,12 @@ def test_every_clip_unreadable_is_all_wrong() -> None:
     assert (got["accuracy"], got["invalid_rate"], got["top_k"]["3"]) == (0.0, 1.0, 0.0)
 
 
+def test_an_invalid_prediction_is_rejected_first_whatever_its_scores() -> None:
+    sure = prediction("9", "a", [0.98, 0.01, 0.01]) | {"prediction": None}
+    got = compute_metrics([ROWS[0], sure], NAMES)
+    assert got["risk_coverage"] == [[0.5, 0.0], [1.0, 0.5]]
+
+
 @pytest.mark.parametrize(
     ("rows", "ids"),
     [

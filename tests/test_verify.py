@@ -73,9 +73,7 @@ FAULTS = {
         concluded("Bright flames rise rise rise rise from the pan."),
         concluded("The man walks to the door. " * 3),
         "The man walks to the door. " * 40,
-        concluded(
-            " ".join(f"Then the man looks at the door number {i}." for i in range(2)) + " He waits and waits" * 9
-        ),
+        concluded(" ".join(f"The tall man in the red coat walks to door {i}." for i in range(6))),
     ],
     "prompt_echo": [concluded(ECHO), concluded(CARD.rationale_prompt())],
     "label_in_reasoning": [
@@ -110,6 +108,10 @@ def test_quoting_a_long_definition_is_no_echo() -> None:
     text = concluded(f"The porch is empty. So {CARD.labels['normal']}.", "normal")
     assert len(verify.words(CARD.labels["normal"])) > verify.ECHO_WORDS
     assert verdict(row(text, "normal")) == ("kept", None)
+
+
+def test_a_text_without_a_name_does_not_argue_from_one() -> None:
+    assert verify.label_in_reasoning("Flames.", CARD) is None
 
 
 def test_the_echo_of_a_shown_label_is_found() -> None:
