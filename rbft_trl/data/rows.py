@@ -123,7 +123,7 @@ def _from_csv(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 )
             yield f"{path}:{reader.line_num}", raw
     except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num}: {error}; correct the quotes") from error
+        raise UserError(f"{path}:{reader.reader.line_num}: {error}; correct the quotes") from error
 
 
 def _from_jsonl(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
