@@ -192,6 +192,7 @@ class RationaleArguments:
     top_p: float = option(0.95, "Nucleus sampling: the smallest set of tokens with this probability.")
     max_new_tokens: int = option(256, "Longest rationale, in tokens.")
     per_device_batch_size: int = option(8, "Clips per batch; batches are fixed over the sorted ids.")
+    dataloader_num_workers: int = option(0, "Processes that read clips ahead.")
     use_pool: bool = option(True, "Whether clips without a label get rationales too (stage 1 can use them).")
     seed: int = option(0, "Seed of the sampling; each batch has a generator of its own.")
     use_cpu: bool = option(False, "Run on the CPU even if there is a GPU.")
@@ -227,6 +228,7 @@ class EvalArguments:
     generate: bool = option(True, "Also answer greedily and parse strictly; stored beside the prediction.")
     max_new_tokens: int = option(32, "Longest greedy answer, in tokens.")
     per_device_batch_size: int = option(8, "Clips per batch.")
+    dataloader_num_workers: int = option(0, "Processes that read clips ahead.")
     use_cpu: bool = option(False, "Run on the CPU even if there is a GPU.")
 
     def __post_init__(self) -> None:

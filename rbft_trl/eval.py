@@ -36,6 +36,7 @@ from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, data_fingerprint, fixed_batches, of_split, open_task
 
 Prediction = dict[str, Any]
+NOT_PART_OF_THE_RESULT = ("output_dir", "checkpoint", "use_cpu", "dataloader_num_workers")
 
 
 def main(argv: list[str]) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> dict[str, Any]:
     clips = of_split(rows, args.split)
     if not clips:
         raise UserError(f"{card.path}: the {args.split} split has no labelled clip; set data.{args.split} above 0")
-    options = {k: v for k, v in dataclasses.asdict(args).items() if k not in ("output_dir", "use_cpu", "checkpoint")}
+    options = {k: v for k, v in dataclasses.asdict(args).items() if k not in NOT_PART_OF_THE_RESULT}
     settings: dict[str, Any] = {
         "card": card.fingerprint(),
         "base": fingerprint,
@@ -110,7 +111,8 @@ class Reader:
         accelerator, finished = self.accelerator, log.load()
         accelerator.wait_for_everyone()
         mine = [i for i in batches if i % accelerator.num_processes == accelerator.process_index and i not in finished]
-        loader = DataLoader(ClipBatches(self.collator, {i: batches[i] for i in mine}), batch_size=None)
+        clips = ClipBatches(self.collator, {i: batches[i] for i in mine})
+        loader = DataLoader(clips, batch_size=None, num_workers=self.args.dataloader_num_workers)
         title = f"{self.args.method} on {self.args.split}"
         for number, pairs in tqdm(loader, desc=title, unit="batch", disable=not accelerator.is_main_process):
             log.append(number, self.predict(pairs))

@@ -28,6 +28,7 @@ from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, data_fingerprint, fixed_batches, open_task
 
 Sample = dict[str, Any]
+NOT_PART_OF_THE_TEXT = ("output_file", "use_cpu", "checks", "dataloader_num_workers")
 
 
 def main(argv: list[str]) -> list[Sample]:
@@ -44,8 +45,10 @@ def main(argv: list[str]) -> list[Sample]:
         "frames": frames.to_dict(),
         "definitions": data.definitions,
         "clips": data_fingerprint(clips, source.root),
-        "stage0": {k: v for k, v in dataclasses.asdict(args).items() if k not in ("output_file", "use_cpu", "checks")},
+        "stage0": {k: v for k, v in dataclasses.asdict(args).items() if k not in NOT_PART_OF_THE_TEXT},
     }
+    if args.label_shown == "blind_then_hint":
+        settings["hinted_after"] = hint_mode(args)
     output = Path(args.output_file)
     accelerator = Accelerator(cpu=args.use_cpu)
     if output.exists():
@@ -58,8 +61,7 @@ def main(argv: list[str]) -> list[Sample]:
 
     samples = write.run_pass(clips, shown=args.label_shown == "hint", first=0)
     if args.label_shown == "blind_then_hint":
-        mode = "label_match" if args.checks == "none" else args.checks
-        checked = check_rationales(samples, card, mode=mode)
+        checked = check_rationales(samples, card, mode=hint_mode(args))
         done = {s["id"] for s in checked if s["verdict"] == "kept"}
         failed = [row for row in clips if row["label"] is not None and row["id"] not in done]
         samples += write.run_pass(failed, shown=True, first=len(fixed_batches(clips, args.per_device_batch_size)))
@@ -71,6 +73,11 @@ def main(argv: list[str]) -> list[Sample]:
     accelerator.end_training()
     require_every_class(read_jsonl(output), card)
     return samples
+
+
+def hint_mode(args: RationaleArguments) -> str:
+    """The checks that a blind rationale must pass so that its clip gets no hint."""
+    return "label_match" if args.checks == "none" else args.checks
 
 
 class Writer:
@@ -97,7 +104,8 @@ class Writer:
         todo = {i: batches[i] for i in mine if i not in finished}
         if todo and self.model is None:
             self.model = load_base(self.base, device=self.accelerator.device).eval()
-        loader = DataLoader(ClipBatches(self.collator, todo), batch_size=None)
+        workers = self.args.dataloader_num_workers
+        loader = DataLoader(ClipBatches(self.collator, todo), batch_size=None, num_workers=workers)
         title = "rationales, label shown" if shown else "rationales"
         for number, pairs in tqdm(loader, desc=title, unit="batch", disable=not self.accelerator.is_main_process):
             self.log.append(number, self._write_batch(number, pairs, shown=shown))

@@ -61,14 +61,14 @@ def parse_recipe(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
         values[key] = _anchored(value, path) if specs[key].metadata.get("path") else value
     for key, text in overrides.items():
         _check_key(key, specs, "the command line")
-        value = text if _is_text(hints[key]) else yaml.safe_load(text)
-        values[key] = _fit(value, hints[key], specs[key], f"--{key}")
+        values[key] = _fit(_read_text(text, hints[key], key), hints[key], specs[key], f"--{key}")
+    place = f"{path}{' with the command line' if overrides else ''}" if path else "the command line"
     try:
         return tuple(cls(**{k: v for k, v in values.items() if k in cls.__dataclass_fields__}) for cls in classes)
     except UserError as error:
-        raise UserError(f"{path or 'the command line'}: {error}") from None
+        raise UserError(f"{place}: {error}") from None
     except (ValueError, TypeError) as error:  # TRL's and transformers' own checks of their arguments
-        raise UserError(f"{path or 'the command line'}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{place}: {' '.join(str(error).split())}") from error
 
 
 def print_help(classes: Sequence[type]) -> None:
@@ -90,22 +90,22 @@ def print_help(classes: Sequence[type]) -> None:
 
 def split_argv(argv: list[str]) -> tuple[Path | None, dict[str, str]]:
     """Splits a command line into the recipe's path and the overrides `{key: text}`."""
-    path, overrides = None, {}
+    recipes, overrides = [], {}
     while argv:
         word = argv.pop(0)
         if not word.startswith("--"):
-            if path is not None:
-                raise UserError(f"'{word}' is a second recipe; give one recipe, then --key value")
-            path = Path(word)
+            recipes.append(word)
             continue
         key, equals, value = word[2:].partition("=")
         if not equals:
             value = argv.pop(0) if argv and not argv[0].startswith("--") else "true"
         if key == "config":
-            path = Path(value)
+            recipes.append(value)
         else:
             overrides[key.replace("-", "_")] = value
-    return path, overrides
+    if len(recipes) > 1:
+        raise UserError(f"'{recipes[1]}' is a second recipe beside '{recipes[0]}'; give one recipe, then --key value")
+    return (Path(recipes[0]) if recipes else None), overrides
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -137,13 +137,23 @@ def _anchored(value: Any, recipe: Path | None) -> Any:
     return str(found) if found.exists() else value
 
 
-def _is_text(hint: Any) -> bool:
-    return hint is str or set(typing.get_args(hint)) == {str, types.NoneType}
+def _read_text(text: str, hint: Any, key: str) -> Any:
+    """A value of the command line: as it stands where the option is text, else as YAML reads it."""
+    if hint is str or set(typing.get_args(hint)) == {str, types.NoneType}:
+        return None if text == "null" and hint is not str else text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"--{key} is {text!r}, which is not valid YAML; quote it as a whole, e.g. --key '[a, b]'"
+        ) from error
 
 
 def _fit(value: Any, hint: Any, spec: Any, place: str) -> Any:
     """`value` as `hint` wants it; '1e-4' is a string to YAML and becomes a number here."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    enums = tuple(kind for kind in options if isinstance(kind, type) and issubclass(kind, Enum))
+    options = enums or options  # transformers writes `SomeEnum | str` and means the enum
     choices = spec.metadata.get("choices")
     for kind in options:
         fitted = _as_kind(value, kind)
@@ -152,8 +162,8 @@ def _fit(value: Any, hint: Any, spec: Any, place: str) -> Any:
                 raise UserError(f"{place} is {value!r}{nearest(value, choices)}; choose one of {choices}")
             return fitted
     wanted = " or ".join("null" if k is types.NoneType else getattr(k, "__name__", str(k)) for k in options)
-    if len(options) == 1 and isinstance(hint, type) and issubclass(hint, Enum):
-        wanted = " or ".join(str(member.value) for member in hint)
+    if enums:
+        wanted = " or ".join(str(member.value) for kind in enums for member in kind)
     raise UserError(f"{place} is {value!r} ({type(value).__name__}) but must be {wanted}")
 
 
@@ -168,7 +178,7 @@ def _as_kind(value: Any, kind: Any) -> Any:
         return value
     if issubclass(origin, Enum):
         members = {str(member.value): member.value for member in origin}
-        return members.get(str(value), _MISFIT)
+        return members.get("no" if value is False else str(value), _MISFIT)  # YAML reads `no` without quotes as false
     if origin is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)
