@@ -200,7 +200,7 @@ def test_open_task_reads_the_toy_set(toy_set: tuple[Path, Path]) -> None:
     few = open_task(DataArguments(task=str(card_file), shots=2, draw=1))[2]
     assert [len(of_split(few, split)) for split in ("train", "validation", "test")] == [16, 16, 24]
     assert sum(row["label"] is None for row in few) == 8
-    with pytest.raises(UserError, match="shots is 5 but class '.*' has 4 training clips"):
+    with pytest.raises(UserError, match=r"shots is 5 but class '.*' has 4 training clips"):
         open_task(DataArguments(task=str(card_file), shots=5))
 
 
