@@ -14,7 +14,9 @@ from typing import Any
 import yaml
 
 from rbft_trl.errors import UserError, nearest
+from rbft_trl.yaml_file import read_mapping
 
+EXAMPLE = "recipes/README.md lists the recipes to copy"
 RENAMED = {
     "gradient_checkpointing": "activation_checkpointing",
     "torch_dtype": "dtype",
@@ -55,7 +57,7 @@ def parse_recipe(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
     specs = {spec.name: spec for cls in classes for spec in dataclasses.fields(cls) if spec.init}
     hints = {name: hint for cls in classes for name, hint in typing.get_type_hints(cls).items()}
     values = {}
-    for key, value in (_read_yaml(path) if path else {}).items():
+    for key, value in (read_mapping(path, what="recipe", example=EXAMPLE) if path else {}).items():
         _check_key(key, specs, str(path))
         value = _fit(value, hints[key], specs[key], f"{path}: '{key}'")
         values[key] = _anchored(value, path) if specs[key].metadata.get("path") else value
@@ -106,18 +108,6 @@ def split_argv(argv: list[str]) -> tuple[Path | None, dict[str, str]]:
     if len(recipes) > 1:
         raise UserError(f"'{recipes[1]}' is a second recipe beside '{recipes[0]}'; give one recipe, then --key value")
     return (Path(recipes[0]) if recipes else None), overrides
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"the recipe '{path}' does not exist; recipes/README.md lists the recipes")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"the recipe '{path}' is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"the recipe '{path}' holds no 'key: value' lines; start from a copy of one in recipes/")
-    return raw
 
 
 def _check_key(key: str, specs: dict[str, Any], place: str) -> None:

@@ -15,6 +15,7 @@ from string import Template
 import yaml
 
 from rbft_trl.errors import UserError, nearest
+from rbft_trl.yaml_file import read_mapping
 
 FINAL_LINE = "Classification:"
 PROMPT_FOLDER = Path(__file__).parent / "prompts"
@@ -82,12 +83,7 @@ class TaskCard:
             UserError: if a key is unknown or missing, or a label cannot be told from another.
         """
         path = Path(path)
-        if not path.is_file():
-            raise UserError(f"the task card '{path}' does not exist; copy recipes/tasks/copy_me.yaml to it")
-        try:
-            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or an impossible date
-            raise UserError(f"the task card '{path}' is not valid YAML: {' '.join(str(error).split())}") from error
+        raw = read_mapping(path, what="task card", example="recipes/tasks/copy_me.yaml is the one to copy")
         _check_keys(raw, {"name", "labels", "question", "role", "aspects", "prompts", "data"}, path, "the card")
         for key in ("name", "labels", "question", "role", "aspects"):
             if not raw.get(key):
