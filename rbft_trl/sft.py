@@ -44,7 +44,8 @@ def main(argv: list[str]) -> dict[str, Any]:
         raise UserError("load_in_4bit is true but use_peft is false: 4-bit weights cannot be trained; set one of them")
     if training.n_gpu > 1:
         raise UserError(
-            f"{training.n_gpu} GPUs are visible to one process; start with accelerate launch, or set CUDA_VISIBLE_DEVICES=0"
+            f"{training.n_gpu} GPUs are visible to one process; start with accelerate launch, or set "
+            "CUDA_VISIBLE_DEVICES=0"
         )
     same = {"base": fingerprint, "frames": frames.to_dict(), "definitions": data.definitions}
     same |= {"adapters": dataclasses.asdict(adapters)}
