@@ -33,7 +33,7 @@ class ClipError(UserError):
         self.path, self.reason, self.detail = str(path), reason, detail
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
-        return type(self), (self.path, self.reason, self.detail)  # a loader's worker sends it home
+        return type(self), (self.path, self.reason, self.detail)  # for pools of processes
 
 
 @dataclass(frozen=True)
