@@ -133,7 +133,7 @@ def _read_text(text: str, hint: Any, key: str) -> Any:
         return None if text == "null" and hint is not str else text
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise UserError(
             f"--{key} is {text!r}, which is not valid YAML; quote it as a whole, e.g. --key '[a, b]'"
         ) from error
@@ -143,7 +143,8 @@ def _fit(value: Any, hint: Any, spec: Any, place: str) -> Any:
     """`value` as `hint` wants it; '1e-4' is a string to YAML and becomes a number here."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     enums = tuple(kind for kind in options if isinstance(kind, type) and issubclass(kind, Enum))
-    options = enums or options  # transformers writes `SomeEnum | str` and means the enum
+    if enums:  # transformers writes `SomeEnum | str` and means the enum
+        options = tuple(kind for kind in options if kind is not str)
     choices = spec.metadata.get("choices")
     for kind in options:
         fitted = _as_kind(value, kind)

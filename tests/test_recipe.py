@@ -1,0 +1,300 @@
+"""Recipes and overrides become dataclasses: launch forms, kinds of values, anchored paths, clear refusals."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rbft_trl import configs
+from rbft_trl.configs import IGNORED_BY_US, TrainingConfig, option
+from rbft_trl.errors import UserError
+from rbft_trl.recipe import RENAMED, parse_recipe, split_argv
+
+OWN = [cls for cls in vars(configs).values() if isinstance(cls, type) and cls.__module__ == configs.__name__]
+EXAMPLES = settings(
+    max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+class Pace(Enum):
+    NO = "no"
+    STEPS = "steps"
+
+
+@dataclasses.dataclass
+class Small:  # ruff: noqa: RUF009 - `option` is dataclasses.field with a help text
+    """A few options of every kind."""
+
+    name: str = option("", "Text.")
+    place: str | None = option(None, "A path.", path=True)
+    rate: float = option(0.1, "A number.")
+    count: int | None = option(None, "A whole number.")
+    flag: bool = option(False, "A switch.")
+    parts: list[str] = option(["llm"], "A list.")
+    pace: Pace | str = option("no", "An enum, as transformers writes it.")
+    mixed: str | dict[str, str] | None = option(None, "Text or a mapping.")
+    size: str = option("small", "A choice.", choices=["small", "large"])
+
+
+@dataclasses.dataclass
+class Other:
+    """A second group."""
+
+    name: str = option("", "Text.")
+    depth: int = option(1, "A whole number.")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[..., str]:
+    def write(**values: Any) -> str:
+        path = tmp_path / "x.yaml"
+        path.write_text(yaml.safe_dump(values), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def small(*argv: str) -> Small:
+    (args,) = parse_recipe(argv, Small)
+    return args
+
+
+@pytest.mark.parametrize("form", [["{}"], ["--config", "{}"], ["--config={}"]])
+@pytest.mark.parametrize("last", [False, True])
+def test_three_ways_to_name_the_recipe(form: list[str], last: bool, recipe: Callable[..., str]) -> None:
+    named = [word.format(recipe(name="a", count=3)) for word in form]
+    argv = ["--rate", "0.5", *named] if last else [*named, "--rate", "0.5"]
+    assert small(*argv) == Small(name="a", count=3, rate=0.5)
+
+
+def test_the_command_line_wins_and_the_groups_share_the_keys(recipe: Callable[..., str]) -> None:
+    first, second = parse_recipe([recipe(name="a", depth=2, count=1), "--name", "b"], Small, Other)
+    assert (first.name, first.count) == ("b", 1) and second == Other(name="b", depth=2)
+
+
+words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=20)
+keys = st.from_regex(r"[a-z][a-z0-9_]{0,10}", fullmatch=True).filter(lambda key: key != "config")
+
+
+@EXAMPLES
+@given(st.dictionaries(keys, words, max_size=5), st.data())
+def test_every_spelling_of_overrides_splits_alike(wanted: dict[str, str], data: st.DataObject) -> None:
+    argv = ["x.yaml"]
+    for key, value in wanted.items():
+        spelt = data.draw(st.sampled_from([key, key.replace("_", "-")]))
+        if value.startswith("--") or data.draw(st.booleans()):
+            argv.append(f"--{spelt}={value}")
+        else:
+            argv += [f"--{spelt}", value]
+    assert split_argv(argv) == (Path("x.yaml"), wanted)
+
+
+@EXAMPLES
+@given(words)
+def test_text_arrives_as_it_was_written(text: str) -> None:
+    assert small(f"--name={text}").name == text
+
+
+@EXAMPLES
+@given(
+    rate=st.floats(allow_nan=False, allow_infinity=False),
+    count=st.none() | st.integers(-(10**9), 10**9),
+    flag=st.booleans(),
+    parts=st.lists(words, max_size=3),
+)
+def test_values_are_the_same_from_a_recipe_and_from_the_command_line(
+    rate: float, count: int | None, flag: bool, parts: list[str], tmp_path: Path
+) -> None:
+    wanted = {"rate": rate, "count": count, "flag": flag, "parts": parts}
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(wanted, allow_unicode=True), encoding="utf-8")
+    argv = [f"--{key}={yaml.safe_dump(value, default_flow_style=True, width=10**6)}" for key, value in wanted.items()]
+    assert small(str(path)) == small(*argv) == Small(**wanted)
+
+
+@pytest.mark.parametrize(
+    ("argv", "wanted"),
+    [
+        ([], {}),  # a recipe is not needed
+        (["--rate", "1e-4"], {"rate": 1e-4}),
+        (["--rate", "-2"], {"rate": -2.0}),
+        (["--count", "-1"], {"count": -1}),
+        (["--count", "null"], {"count": None}),
+        (["--place", "null"], {"place": None}),
+        (["--name", "null"], {"name": "null"}),
+        (["--name", "3"], {"name": "3"}),
+        (["--flag"], {"flag": True}),
+        (["--flag", "--count", "2"], {"flag": True, "count": 2}),
+        (["--flag", "false"], {"flag": False}),
+        (["--parts", "[llm, merger]"], {"parts": ["llm", "merger"]}),
+        (["--pace", "no"], {"pace": "no"}),
+        (["--pace=steps"], {"pace": "steps"}),
+        (["--mixed", "sdpa"], {"mixed": "sdpa"}),
+        (["--mixed", "{text_config: sdpa}"], {"mixed": {"text_config": "sdpa"}}),
+    ],
+)
+def test_values_of_the_command_line(argv: list[str], wanted: dict[str, Any]) -> None:
+    assert small(*argv) == Small(**wanted)
+
+
+def test_numbers_that_yaml_reads_as_text_and_no_that_it_reads_as_false(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("rate: 1e-4\npace: no\ncount: null\n", encoding="utf-8")
+    assert yaml.safe_load(path.read_text()) == {"rate": "1e-4", "pace": False, "count": None}
+    assert small(str(path)) == Small(rate=1e-4, pace="no", count=None)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--rat", "1"], ["'rat'", "did you mean 'rate'", "the command line"]),
+        (["--count", "2.5"], ["--count is 2.5", "int or null"]),
+        (["--count", "true"], ["--count is True", "int or null"]),
+        (["--rate", "fast"], ["--rate is 'fast'", "float"]),
+        (["--rate", "true"], ["--rate is True", "float"]),
+        (["--flag", "1"], ["--flag is 1", "bool"]),
+        (["--parts", "llm"], ["--parts is 'llm'", "list"]),
+        (["--parts", "[1]"], ["--parts is [1]", "list"]),
+        (["--parts", "[llm"], ["--parts is '[llm'", "quote"]),
+        (["--count", "2026-13-45"], ["--count is '2026-13-45'"]),
+        (["--pace", "epoch"], ["--pace is 'epoch'", "no or steps"]),
+        (["--size", "larg"], ["--size is 'larg'", "did you mean 'large'", "['small', 'large']"]),
+        (["a.yaml", "b.yaml"], ["'b.yaml'", "second recipe", "'a.yaml'"]),
+        (["a.yaml", "--config", "b.yaml"], ["'b.yaml'", "second recipe"]),
+        (["--config=nowhere.yaml"], ["'nowhere.yaml' does not exist"]),
+    ],
+)
+def test_what_is_refused(argv: list[str], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        small(*argv)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "name: [a\n", "name: 'a\n  b", "\tname: a", "name: \xff"])
+def test_files_that_are_no_recipe(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=re.escape(f"the recipe '{path}'")) as caught:
+        small(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [1, True, None])
+def test_keys_that_are_no_text(key: Any, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump({key: "a"}), encoding="utf-8")
+    with pytest.raises(UserError, match=f"unknown key '{key}'"):
+        small(str(path))
+
+
+def test_the_checks_of_a_group_name_the_recipe_and_the_command_line(recipe: Callable[..., str]) -> None:
+    path = recipe(task="card.yaml")
+    with pytest.raises(UserError, match=re.escape(f"{path} with the command line: 'shots' is 0")):
+        parse_recipe([path, "--shots", "0"], configs.DataArguments)
+    with pytest.raises(UserError, match=r"^the command line: 'task' is missing"):
+        parse_recipe([], configs.DataArguments)
+
+
+class TestPaths:
+    @pytest.fixture
+    def tree(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        (tmp_path / "repo/recipes/toy").mkdir(parents=True)
+        (tmp_path / "elsewhere").mkdir()
+        for name in ("repo/there.txt", "elsewhere/here.txt", "repo/recipes/toy/beside.txt"):
+            (tmp_path / name).touch()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        return tmp_path
+
+    def place(self, tree: Path, value: str, recipe: str = "repo/recipes/toy/x.yaml") -> str | None:
+        (tree / recipe).write_text(yaml.safe_dump({"place": value, "name": value}), encoding="utf-8")
+        args = small(str(tree / recipe))
+        assert args.name == value, "only options that are paths are touched"
+        return args.place
+
+    def test_start_above_the_recipes_folder_from_any_directory(self, tree: Path) -> None:
+        assert self.place(tree, "there.txt") == str(tree / "repo/there.txt")
+        assert small("../repo/recipes/toy/x.yaml").place == str(tree / "repo/there.txt")
+
+    @pytest.mark.parametrize("value", ["here.txt", "beside.txt", "Qwen/Qwen2-VL-2B-Instruct", "base"])
+    def test_stay_as_they_are_if_nothing_is_there(self, tree: Path, value: str) -> None:
+        assert self.place(tree, value) == value
+
+    def test_the_word_base_is_no_path(self, tree: Path) -> None:
+        (tree / "repo/base").mkdir()
+        assert self.place(tree, "base") == "base"
+
+    def test_absolute_ones_stay(self, tree: Path) -> None:
+        assert self.place(tree, str(tree / "elsewhere/here.txt")) == str(tree / "elsewhere/here.txt")
+
+    def test_of_a_recipe_elsewhere_start_here(self, tree: Path) -> None:
+        assert Path(self.place(tree, "here.txt", "x.yaml") or "").resolve() == tree / "elsewhere/here.txt"
+
+    def test_of_the_command_line_start_here(self, tree: Path) -> None:
+        self.place(tree, "there.txt")
+        assert small(str(tree / "repo/recipes/toy/x.yaml"), "--place", "there.txt").place == "there.txt"
+
+
+@pytest.mark.parametrize("cls", OWN)
+def test_every_option_has_a_help_text(cls: type) -> None:
+    for spec in dataclasses.fields(cls):
+        assert len(spec.metadata.get("help", "")) > 5, spec.name
+
+
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_lists_every_own_option_and_ends_well(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_recipe(["nowhere.yaml", word], Small, Other)
+    shown = capsys.readouterr().out if ended.value.code == 0 else ""
+    for spec in [*dataclasses.fields(Small), *dataclasses.fields(Other)]:
+        assert spec.name in shown and spec.metadata["help"] in shown
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_renamed_keys_lead_to_a_key_that_exists(old: str) -> None:
+    known = {spec.name for cls in OWN for spec in dataclasses.fields(cls)}
+    new = RENAMED[old].split()[0]
+    assert new in known and new not in RENAMED
+    with pytest.raises(UserError, match=f"the key '{old}' is now called {new}"):
+        parse_recipe([f"--{old}=1"], *OWN)
+
+
+VALUES: dict[str, Any] = {"dataset_num_proc": 2, "neftune_noise_alpha": 5.0, "label_smoothing_factor": 0.1}
+VALUES |= {"dataset_kwargs": {"a": 1}, "model_init_kwargs": {"a": 1}, "pad_to_multiple_of": 8}
+VALUES |= dict.fromkeys(["chat_template_path", "eos_token", "pad_token"], "a")
+
+
+@pytest.mark.parametrize("key", IGNORED_BY_US)
+def test_settings_that_would_be_ignored_are_refused(key: str, recipe: Callable[..., str]) -> None:
+    with pytest.raises(UserError, match=f"'{key}'"):
+        parse_recipe([recipe(**{"output_dir": "out", key: VALUES.get(key, True)})], TrainingConfig)
+
+
+def test_a_right_training_recipe_is_taken(recipe: Callable[..., str]) -> None:
+    path = recipe(output_dir="out", use_cpu=True, learning_rate="1e-4", report_to="none", optim="adamw_torch")
+    (args,) = parse_recipe([path, "--eval_strategy", "no", "--save_strategy=epoch"], TrainingConfig)
+    assert args.learning_rate == 1e-4 and args.eval_strategy == "no" and args.save_strategy == "epoch"
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--eval_strategy", "epochs"], ["--eval_strategy is 'epochs'", "no or steps or epoch"]),
+        (["--optim", "adam"], ["--optim is 'adam'", "adamw_torch"]),
+        (["--lr_scheduler_type", "cosin"], ["--lr_scheduler_type is 'cosin'", "cosine"]),
+        (["--fp16"], ["fp16", "bf16"]),
+        (["--loss_type", "dft"], ["loss_type 'dft'", "nll"]),
+        (["--load_best_model_at_end"], ["the command line", "strategy"]),  # transformers' own check
+    ],
+)
+def test_training_settings_that_are_refused(argv: list[str], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_recipe(["--output_dir", "out", "--use_cpu", *argv], TrainingConfig)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
