@@ -98,7 +98,7 @@ def test_a_file_that_is_no_card(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(UserError, match=r"bad\.yaml"):
         TaskCard.from_yaml(path)
     for missing in (tmp_path / "none.yaml", tmp_path):
-        with pytest.raises(UserError, match=r"does not exist; copy recipes/tasks/copy_me\.yaml"):
+        with pytest.raises(UserError, match=r"does not exist; recipes/tasks/copy_me\.yaml is the one to copy"):
             TaskCard.from_yaml(missing)
 
 
@@ -117,6 +117,14 @@ def test_wrong_prompts_are_told(tmp_path: Path, file: str, text: str, words: str
     (tmp_path / "own" / f"{file}.txt").write_text(text)
     with pytest.raises(UserError, match=words):
         TaskCard.from_yaml(write_card(tmp_path, prompts="own"))
+
+
+def test_a_label_that_stands_twice_is_told(tmp_path: Path) -> None:
+    path = write_card(tmp_path)
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("  normal:", "  cat: another\n  normal:"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"line \d+: the key 'cat' stands there twice"):
+        TaskCard.from_yaml(path)
 
 
 def test_own_prompts_replace_only_those_that_exist(tmp_path: Path) -> None:
