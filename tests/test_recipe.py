@@ -29,7 +29,7 @@ class Pace(Enum):
 
 
 @dataclasses.dataclass
-class Small:  # ruff: noqa: RUF009 - `option` is dataclasses.field with a help text
+class Small:
     """A few options of every kind."""
 
     name: str = option("", "Text.")
@@ -37,9 +37,9 @@ class Small:  # ruff: noqa: RUF009 - `option` is dataclasses.field with a help t
     rate: float = option(0.1, "A number.")
     count: int | None = option(None, "A whole number.")
     flag: bool = option(False, "A switch.")
-    parts: list[str] = option(["llm"], "A list.")
-    pace: Pace | str = option("no", "An enum, as transformers writes it.")
-    mixed: str | dict[str, str] | None = option(None, "Text or a mapping.")
+    parts: list[str] = option(["llm"], "A list.")  # noqa: RUF009
+    pace: Pace | str = option("no", "An enum, as transformers writes it.")  # noqa: RUF009
+    mixed: str | dict[str, str] | None = option(None, "Text or a mapping.")  # noqa: RUF009
     size: str = option("small", "A choice.", choices=["small", "large"])
 
 
