@@ -4,6 +4,7 @@ Input: a YAML recipe and overrides. Output: one filled dataclass per group of op
 """
 
 import dataclasses
+import textwrap
 import types
 import typing
 from collections.abc import Sequence
@@ -81,11 +82,12 @@ def print_help(classes: Sequence[type]) -> None:
         own = vars(cls).get("__annotations__", {})
         for spec in dataclasses.fields(cls):
             if spec.name in own:
-                default = "" if spec.default is dataclasses.MISSING else f" [{spec.default}]"
-                print(f"  {spec.name}{default}: {spec.metadata.get('help', '')}")
+                default = spec.default if spec.default is not dataclasses.MISSING else spec.default_factory()
+                print(f"  {spec.name} [{default}]: {spec.metadata.get('help', '')}")
         inherited = [name for name in cls.__dataclass_fields__ if name not in own]
         if inherited:
-            print(f"  ... and the {len(inherited)} options of {cls.__mro__[1].__name__}")
+            text = f"and the options of {cls.__mro__[1].__name__}: {', '.join(sorted(inherited))}"
+            print(textwrap.fill(text, width=110, initial_indent="  ", subsequent_indent="    "))
         print()
     raise SystemExit(0)
 

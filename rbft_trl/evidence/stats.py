@@ -52,7 +52,7 @@ def summarise_arm(draws: list[list[Prediction]], metrics: list[dict[str, Any]]) 
     """The row of an arm in the table: `accuracy` and `macro_f1` as mean ± sd over draws, and `accuracy_interval`, a
     95 % bootstrap interval of the mean accuracy (shares); `covers` says what it covers."""
     right, groups = _right(draws)
-    low, high = np.percentile(bootstrap(right.astype(float), groups), [2.5, 97.5])
+    low, high = np.clip(np.percentile(bootstrap(right.astype(float), groups), [2.5, 97.5]), 0, 1)
     figures = {key: mean_sd([m[key] for m in metrics]) for key in ("accuracy", "macro_f1")}
     return figures | {"accuracy_interval": [float(low), float(high)], "covers": _covers(len(draws))}
 
