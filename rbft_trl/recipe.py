@@ -32,6 +32,7 @@ RENAMED = {
     "lora_target_modules": "train_parts (llm, merger, vision)",
     "dataset_name": "task (a task card says where the data is)",
     "attn_impl": "attn_implementation",
+    "group_by_length": "train_sampling_strategy",
 }
 
 
