@@ -16,7 +16,7 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt pyproject.toml
 	touch $@
 
 demo: $(VENV)/.installed
-	$(RUN) toy/clips.py --out outputs/toy/clips
+	$(RUN) toy/clips.py
 	$(RUN) rbft_trl/compare.py recipes/toy/compare.yaml --seeds $(SEEDS)
 
 test: $(VENV)/.installed

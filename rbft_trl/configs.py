@@ -91,14 +91,14 @@ class AdapterArguments:
 class StageArguments:
     """Which stage a training recipe is: where it starts and what the model learns to write."""
 
-    init: str | None = option(None, "Where training starts: the word `base`, or the folder of stage 1.", path=True)
+    init: str | None = option(None, "Where training starts: the word `base`, or the folder of stage 1.")
     target: str | None = option(
         None,
         "What the answer is: label (stage 2, direct), rationale (stage 1), rationale_label, label_rationale.",
         choices=["label", "rationale", "rationale_label", "label_rationale"],
     )
     rationales: str | None = option(
-        None, "rationales.jsonl that stage 0 wrote; needed for every target but label.", path=True
+        None, "rationales.jsonl that stage 0 wrote; needed for every target but label."
     )
     label_in_prompt: bool = option(False, "Show the gold label in the student's prompt, as the authors' data do.")
 
@@ -154,6 +154,7 @@ class TrainingConfig(SFTConfig):
     gradient_checkpointing: bool | None = option(None, "The old name of `activation_checkpointing`; refused.")
     learning_rate_merger: float | None = option(None, "Learning rate of the merger; `learning_rate` if left out.")
     learning_rate_vision: float | None = option(None, "Learning rate of the tower; `learning_rate` if left out.")
+    remove_unused_columns: bool = option(False, "TRL's default is true; the collator reads our own columns.")
     validate_by_score: bool = option(True, "Score the validation labels at every evaluation (`eval_accuracy`).")
 
     def __post_init__(self) -> None:
@@ -169,7 +170,8 @@ class TrainingConfig(SFTConfig):
             raise UserError(f"loss_type '{self.loss_type}' is not supported; leave it out (nll)")
         if self.metric_for_best_model is None and self.load_best_model_at_end:
             self.metric_for_best_model = "eval_accuracy" if self.validate_by_score else "eval_loss"
-        self.remove_unused_columns = False  # the collator reads id, video and label
+        if self.remove_unused_columns:
+            raise UserError("'remove_unused_columns' is true but the collator reads id, video and label; leave it out")
         if self.bf16 is None:
             self.bf16 = not self.use_cpu and _has_bf16_gpu()
         super().__post_init__()
@@ -218,7 +220,7 @@ class EvalArguments:
     """What is evaluated, and how a decision is made."""
 
     output_dir: str = option("", "Folder for predictions.jsonl, metrics.json and confusion.png.", output=True)
-    checkpoint: str | None = option(None, "Folder of a trained stage; left out: the base, zero-shot.", path=True)
+    checkpoint: str | None = option(None, "Folder of a trained stage; left out: the base, zero-shot.")
     split: str = option("test", "Which clips.", choices=["validation", "test"])
     method: str = option(
         "score",

@@ -39,9 +39,9 @@ RENAMED = {
 def parse_recipe(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
     """Reads a recipe and overrides into dataclasses.
 
-    Relative paths of a recipe start at the folder that holds its `recipes` folder (so that a recipe runs from any
-    directory), or at the current folder if the recipe lies elsewhere. Paths on the command line, and everything that
-    a run writes, start at the current folder.
+    Relative paths of cards, models and recipes start at the folder that holds the `recipes` folder of this recipe (so
+    that it runs from any directory), or at the current folder if the recipe lies elsewhere. Paths on the command line,
+    and what runs write or read of one another, start at the current folder.
 
     Args:
         argv (`Sequence[str]`): What stands after the script's name.

@@ -63,16 +63,16 @@ def main(argv: list[str]) -> dict[str, Any]:
         check_scoring_attention(base)
     resolved = recipe(data, base, adapters, stage, training)
     resolved["rows"] = data_fingerprint(train + validation, source.root)
-    resume, done = prepare_output(training, resolved)
-    if done:
-        return read_record(training.output_dir)
-
-    set_seed(training.seed)
     processor = load_processor(base.model_name_or_path, base.model_revision)
     collator = ClipCollator(
         processor, card, source.root, frames, definitions=data.definitions, label_in_prompt=stage.label_in_prompt
     )
     check_lengths(train + validation, collator, training.max_length)
+    resume, done = prepare_output(training, resolved)
+    if done:
+        return read_record(training.output_dir)
+
+    set_seed(training.seed)
     full_parent = parent is not None and not adapters.use_peft
     start = dataclasses.replace(base, model_name_or_path=stage.init, model_revision=None) if full_parent else base
     model = load_base(start, device=training.device)

@@ -282,7 +282,6 @@ def test_refused_commands_write_nothing(commands: dict[str, Future[Done]], place
     assert not (place / "outputs").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="sft.py writes recipe.json before it counts tokens")
 @pytest.mark.parametrize("command", [TOO_LONG])
 def test_too_long_rows_leave_the_folder_free_for_the_next_try(
     commands: dict[str, Future[Done]], command: str, place: Path

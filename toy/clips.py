@@ -76,7 +76,7 @@ def make(job: tuple[dict[str, Any], Path, float, int]) -> None:
 def main(argv: list[str]) -> None:
     """Makes the data set, or completes one that was begun with the same settings."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("outputs/toy/clips"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "outputs/toy/clips")
     parser.add_argument("--shift", type=float, default=DEFAULT_SHIFT, help="0: the base's own look; 1: only new looks")
     parser.add_argument("--labelled", type=int, default=24, help="labelled training clips per class")
     parser.add_argument("--pool", type=int, default=512, help="training clips without a label")

@@ -28,9 +28,12 @@ class ClipError(UserError):
     """A clip that cannot be read. `reason` is one of missing, empty_file, not_a_video, no_video_stream, truncated,
     unreadable, no_frames, too_large; a clip is never replaced by another."""
 
-    def __init__(self, path: str | Path, reason: str, detail: str) -> None:
-        super().__init__(f"the clip '{path}' cannot be read ({reason}): {detail}")
-        self.path, self.reason, self.detail = str(path), reason, detail
+    def __init__(self, path: str | Path, reason: str | None = None, detail: str = "") -> None:
+        if reason is None:  # torch raises a worker's error anew, with its whole traceback as the only argument
+            super().__init__(str(path).strip().splitlines()[-1].rpartition("ClipError: ")[2])
+        else:
+            super().__init__(f"the clip '{path}' cannot be read ({reason}): {detail}")
+        self.path, self.reason, self.detail = str(path), reason or "unreadable", detail
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         return type(self), (self.path, self.reason, self.detail)  # for pools of processes

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -121,7 +122,7 @@ def load_base(args: ModelArguments, *, device: torch.device | str) -> PreTrained
             device_map={"": device},
             use_safetensors=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"no model could be loaded from '{args.model_name_or_path}': {_first_line(error)}") from error
     quantised = [name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"]
     assert not any(part_of(name) != "llm" for name in quantised), "the tower must stay out of 4 bit (unsloth#1347)"
