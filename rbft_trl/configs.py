@@ -97,9 +97,7 @@ class StageArguments:
         "What the answer is: label (stage 2, direct), rationale (stage 1), rationale_label, label_rationale.",
         choices=["label", "rationale", "rationale_label", "label_rationale"],
     )
-    rationales: str | None = option(
-        None, "rationales.jsonl that stage 0 wrote; needed for every target but label."
-    )
+    rationales: str | None = option(None, "rationales.jsonl that stage 0 wrote; needed for every target but label.")
     label_in_prompt: bool = option(False, "Show the gold label in the student's prompt, as the authors' data do.")
 
     def __post_init__(self) -> None:

@@ -21,7 +21,12 @@ def recipe(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path_factory: pytes
     stages = {name: toy_recipe(name, folder, card, smoke_base, **QUICK) for name in ("stage1", "stage2", "direct")}
     stages["rationales"] = toy_recipe("rationales", folder, card, smoke_base, max_new_tokens=6, checks="none")
     stages["eval"] = toy_recipe("eval", folder, card, smoke_base, max_new_tokens=4)
-    settings = stages | {"task": str(card), "output_dir": str(folder / "out"), "seeds": 2, "note": "Synthetic <clips>."}
+    settings = stages | {
+        "task": str(card),
+        "output_dir": str(folder / "out"),
+        "seeds": 2,
+        "note": "Synthetic <clips>.",
+    }
     settings |= {"oracle_texts": str(root / "attributes.jsonl"), "arms": list(compare.ARMS)}
     path = folder / "compare.yaml"
     path.write_text(yaml.safe_dump(settings))
