@@ -106,6 +106,8 @@ def test_the_shipped_base_repeats_a_hinted_name(exam: Exam) -> None:
     assert exam.final_lines()["repeats a hinted name"]["share"] > 0.9
 
 
-@pytest.mark.xfail(strict=True, reason="measured: a blind final line names a class of an unseen list in a third of cases")
+@pytest.mark.xfail(
+    strict=True, reason="measured: a blind final line names a class of an unseen list in a third of cases"
+)
 def test_the_shipped_base_names_a_class_of_any_list(exam: Exam) -> None:
     assert exam.final_lines()["names one class of an unseen list"]["share"] > 0.8

@@ -35,6 +35,7 @@ def prepare_output(training: TrainingConfig, recipe: dict[str, Any]) -> tuple[st
             )
         _write_recipe(folder, recipe)
         return None, False
+    begun = (folder / RECIPE_FILE).is_file()
     _refuse_other_recipe(folder, recipe)
     if (folder / RECORD_FILE).is_file():
         print(f"'{folder}' is complete; nothing to resume")
@@ -42,11 +43,10 @@ def prepare_output(training: TrainingConfig, recipe: dict[str, Any]) -> tuple[st
     _write_recipe(folder, recipe)
     if wish in ("true", "True"):
         checkpoint = newest_whole_checkpoint(folder)
-        print(
-            f"resuming from '{checkpoint}'"
-            if checkpoint
-            else f"'{folder}' holds no whole checkpoint: starting at step 0"
-        )
+        if begun:
+            print(
+                f"resuming from '{checkpoint}'" if checkpoint else f"'{folder}' has no whole checkpoint: from step 0"
+            )
         return checkpoint, False
     if not Path(wish).is_dir():
         raise UserError(f"resume_from_checkpoint '{wish}' does not exist; write true to take the newest of '{folder}'")

@@ -5,6 +5,7 @@ The only file that knows model families: what is tower, merger or language model
 
 import hashlib
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,6 +151,8 @@ def prepare_for_training(model: PreTrainedModel, args: AdapterArguments, *, adap
         args (`AdapterArguments`): LoRA settings and parts.
         adapter (`str`, *optional*): Folder of a stage-1 adapter to continue (PEFT refuses a second configuration).
     """
+    # PEFT asks under a name that transformers 5.23 is about to drop; nothing a user could change
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
     elif args.use_peft:
