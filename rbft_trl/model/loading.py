@@ -25,6 +25,9 @@ from transformers import (
 from rbft_trl.configs import PARTS, AdapterArguments, ModelArguments
 from rbft_trl.errors import UserError
 
+# PEFT asks under a name that transformers 5.23 is about to drop; nothing that a user could change.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+
 
 def check_model_arguments(args: ModelArguments, *, use_cpu: bool) -> None:
     """What can be known of a base before its weights are opened.
@@ -151,8 +154,6 @@ def prepare_for_training(model: PreTrainedModel, args: AdapterArguments, *, adap
         args (`AdapterArguments`): LoRA settings and parts.
         adapter (`str`, *optional*): Folder of a stage-1 adapter to continue (PEFT refuses a second configuration).
     """
-    # PEFT asks under a name that transformers 5.23 is about to drop; nothing a user could change
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
     elif args.use_peft:
