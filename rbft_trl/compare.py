@@ -78,11 +78,22 @@ def check(args: CompareArguments) -> None:
         raise UserError("arms must hold 'rbft' and 'direct': their difference is the answer; add them")
     if ("oracle" in args.arms) != (args.oracle_texts is not None):
         raise UserError("the arm 'oracle' and the key 'oracle_texts' belong together; give both or leave out both")
-    training = (DataArguments, ModelArguments, AdapterArguments, StageArguments, TrainingConfig)
-    for key in ("stage1", "stage2", "direct"):
-        parse_recipe([getattr(args, key)], *training)
-    parse_recipe([args.rationales], DataArguments, ModelArguments, RationaleArguments)
-    parse_recipe([args.eval], DataArguments, ModelArguments, EvalArguments)
+    if len(set(args.arms)) < len(args.arms):
+        raise UserError(f"arms names an arm twice: {args.arms}; keep one of them")
+    training = (AdapterArguments, StageArguments, TrainingConfig)
+    own = {"stage1": training, "stage2": training, "direct": training}
+    own |= {"rationales": (RationaleArguments,), "eval": (EvalArguments,)}
+    seen = {key: parse_recipe([getattr(args, key)], DataArguments, ModelArguments, *own[key]) for key in own}
+    for key, (data, base, *_) in seen.items():
+        for name in ("shots", "definitions", "num_frames", "fps", "max_frames", "min_pixels", "max_pixels"):
+            if getattr(data, name) != getattr(seen["eval"][0], name):
+                raise UserError(
+                    f"'{name}' is {getattr(data, name)} in {getattr(args, key)} and differs in {args.eval}"
+                )
+        if base.model_name_or_path != seen["eval"][1].model_name_or_path:
+            raise UserError(
+                f"the base is {base.model_name_or_path} in {getattr(args, key)} and differs in {args.eval}"
+            )
 
 
 class Comparison:
@@ -92,10 +103,13 @@ class Comparison:
         self.args, self.out = args, Path(args.output_dir)
         self.data, self.base, self.eval = parse_recipe([args.eval], DataArguments, ModelArguments, EvalArguments)
         self.data.task = args.task
-        self.card, self.source, _, self.frames = open_task(self.data)
+        self.data.shots, shots = None, self.data.shots
+        self.card, self.source, rows, self.frames = open_task(self.data)
+        self.data.shots = shots
         self.texts = {}
         if args.oracle_texts:
-            self.texts = {row["id"]: row["text"] for row in read_jsonl(args.oracle_texts)}
+            self.texts = {row.get("id", ""): row.get("text", "") for row in read_jsonl(args.oracle_texts)}
+            oracle_samples([row for row in rows if row["split"] == "train"], self.texts, self.card)
 
     def cell(self, arm: str, draw: int, cells: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         """Runs one arm on one draw and says where its files are; finished parts are reused."""

@@ -83,8 +83,11 @@ class AdapterArguments:
                 raise UserError(f"train_parts holds '{part}', which is not a part; use any of {', '.join(PARTS)}")
         if not self.train_parts:
             raise UserError("'train_parts' is empty, so nothing would be trained; use e.g. [llm]")
-        if self.lora_r < 1:
-            raise UserError(f"'lora_r' is {self.lora_r} but must be at least 1")
+        if self.lora_r < 1 or self.lora_alpha < 1 or not 0 <= self.lora_dropout < 1:
+            raise UserError(
+                f"lora_r is {self.lora_r}, lora_alpha {self.lora_alpha} (both at least 1), "
+                f"lora_dropout {self.lora_dropout} (from 0 to below 1); correct the one that is out of bounds"
+            )
 
 
 @dataclass
@@ -164,6 +167,12 @@ class TrainingConfig(SFTConfig):
             raise UserError("fp16 gives NaN on this model family; use bf16: true on a GPU, or neither on a CPU")
         if not self.output_dir:
             raise UserError("'output_dir' is missing; name the folder that the run writes")
+        if self.deepspeed is not None or self.fsdp:
+            raise UserError("'deepspeed' and 'fsdp' are not supported in this version; use DDP (accelerate_configs/)")
+        if min(self.per_device_train_batch_size, self.per_device_eval_batch_size) < 1 or self.seed < 0:
+            raise UserError("batch sizes must be at least 1 and 'seed' at least 0")
+        if not 0 <= self.learning_rate < 1:
+            raise UserError(f"'learning_rate' is {self.learning_rate} but must be a number from 0 to below 1")
         if self.loss_type != "nll":
             raise UserError(f"loss_type '{self.loss_type}' is not supported; leave it out (nll)")
         if self.metric_for_best_model is None and self.load_best_model_at_end:

@@ -21,6 +21,7 @@ from rbft_trl.data.task import TaskCard
 from rbft_trl.data.video import Clip, ClipError
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.metrics import compute_metrics, save_confusion_picture
+from rbft_trl.model.checkpoints import weights_fingerprint
 from rbft_trl.model.collator import ClipBatches, ClipCollator
 from rbft_trl.model.inference import LabelScorer, prefill, sample
 from rbft_trl.model.loading import (
@@ -31,7 +32,7 @@ from rbft_trl.model.loading import (
     load_processor,
 )
 from rbft_trl.model.probe import fit_probe
-from rbft_trl.model.provenance import check_same, read_record
+from rbft_trl.model.provenance import check_same, check_unseen, read_record
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, data_fingerprint, fixed_batches, of_split, open_task
 
@@ -50,6 +51,7 @@ def main(argv: list[str]) -> dict[str, Any]:
     if args.checkpoint:
         wanted = {"base": fingerprint, "frames": frames.to_dict(), "definitions": data.definitions}
         check_same(record, args.checkpoint, card, **wanted)
+        check_unseen(record, args.checkpoint, rows, args.split)
     clips = of_split(rows, args.split)
     if not clips:
         raise UserError(f"{card.path}: the {args.split} split has no labelled clip; set data.{args.split} above 0")
@@ -57,11 +59,14 @@ def main(argv: list[str]) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "card": card.fingerprint(),
         "base": fingerprint,
+        "precision": [base.dtype, base.load_in_4bit, base.attn_implementation],
         "frames": frames.to_dict(),
+        "definitions": data.definitions,
         "options": options,
+        "checkpoint": weights_fingerprint(args.checkpoint) if args.checkpoint else None,
     }
     used = clips + of_split(rows, "train") if args.method == "probe" else clips
-    settings |= {"checkpoint": record.get("weights"), "data": data_fingerprint(used, source.root)}
+    settings["data"] = data_fingerprint(used, source.root)
     output = Path(args.output_dir)
     if (metrics := finished(output, settings)) is not None:
         return metrics
@@ -174,7 +179,7 @@ class Reader:
 
 def finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """The metrics of an evaluation that has been made with the very same settings, weights and clips."""
-    if not (output / "metrics.json").is_file():
+    if not all((output / name).is_file() for name in ("predictions.jsonl", "confusion.png", "metrics.json")):
         return None
     metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
     if metrics.get("settings") != json.loads(json.dumps(settings)):

@@ -42,6 +42,7 @@ def main(argv: list[str]) -> list[Sample]:
     settings = {
         "card": card.fingerprint(),
         "base": base_fingerprint(base.model_name_or_path, base.model_revision),
+        "precision": [base.dtype, base.load_in_4bit, base.attn_implementation],
         "frames": frames.to_dict(),
         "definitions": data.definitions,
         "clips": data_fingerprint(clips, source.root),
@@ -161,8 +162,8 @@ def finish(
     """Checks all samples, writes the file and the kept share per class, and prints the share."""
     samples = check_rationales(sorted(samples, key=lambda s: (s["id"], s["sample"])), card, mode=args.checks)
     kept = kept_share(samples, card)
-    write_jsonl(output, samples)
     write_json(summary_file(output), settings | {"checks": args.checks, "kept": kept})
+    write_jsonl(output, samples)  # last: where it stands, the step is complete
     for name, share in kept.items():
         print(f"rationales kept, {name}: {share['kept']} of {share['total']}")
     return samples

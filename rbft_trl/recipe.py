@@ -126,7 +126,7 @@ def _anchored(value: Any, recipe: Path | None) -> Any:
     if not isinstance(value, str) or recipe is None or value == "base":
         return value
     above = [folder.parent for folder in recipe.resolve().parents if folder.name == "recipes"]
-    found = above[-1] / value if above else Path(value)
+    found = above[0] / value if above else Path(value)
     return str(found) if found.exists() else value
 
 

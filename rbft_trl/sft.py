@@ -7,6 +7,7 @@ Command: accelerate launch rbft_trl/sft.py recipes/stage1.yaml
 import dataclasses
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import set_seed
@@ -25,10 +26,10 @@ from rbft_trl.model.loading import (
     load_processor,
     prepare_for_training,
 )
-from rbft_trl.model.provenance import check_same, read_record, write_record
-from rbft_trl.model.trainer import LabelTrainer, RationaleTrainer
+from rbft_trl.model.provenance import check_same, check_unseen, groups_of, read_record, write_record
+from rbft_trl.model.trainer import KeepPresentations, LabelTrainer, RationaleTrainer
 from rbft_trl.recipe import parse_recipe
-from rbft_trl.stage_rows import check_lengths, training_rows
+from rbft_trl.stage_rows import check_lengths, check_stage0, training_rows
 from rbft_trl.start import data_fingerprint, of_split, open_task
 
 OPTIONS = (DataArguments, ModelArguments, AdapterArguments, StageArguments, TrainingConfig)
@@ -48,11 +49,18 @@ def main(argv: list[str]) -> dict[str, Any]:
             "CUDA_VISIBLE_DEVICES=0"
         )
     same = {"base": fingerprint, "frames": frames.to_dict(), "definitions": data.definitions}
-    same |= {"adapters": dataclasses.asdict(adapters)}
+    same |= {"adapters": dataclasses.asdict(adapters), "shots": data.shots, "draw": data.draw}
     parent = None
     if stage.init != "base":
         parent = read_record(stage.init)
+        if parent["target"] == "label":
+            raise UserError(
+                f"init '{stage.init}' was trained on labels already; name the folder of a stage 1, or base"
+            )
         check_same(parent, stage.init, card, **same)
+        check_unseen(parent, stage.init, rows, "validation")
+        check_unseen(parent, stage.init, rows, "test")
+    check_stage0(stage, card, same)
     train = training_rows(rows, stage, card)
     validation = [row | {"target": "label", "text": ""} for row in of_split(rows, "validation")]
     if training.eval_strategy != "no" and not validation:
@@ -62,12 +70,19 @@ def main(argv: list[str]) -> dict[str, Any]:
     if validation and training.eval_strategy != "no" and training.validate_by_score:
         check_scoring_attention(base)
     resolved = recipe(data, base, adapters, stage, training)
-    resolved["rows"] = data_fingerprint(train + validation, source.root)
+    resolved |= {"rows": data_fingerprint(train + validation, source.root), "processes": training.world_size}
+    resolved |= {"base": fingerprint, "card": card.fingerprint(), "parent": parent and parent["weights"]}
     processor = load_processor(base.model_name_or_path, base.model_revision)
     collator = ClipCollator(
         processor, card, source.root, frames, definitions=data.definitions, label_in_prompt=stage.label_in_prompt
     )
     check_lengths(train + validation, collator, training.max_length)
+    batch = training.train_batch_size * training.world_size
+    if training.dataloader_drop_last and len(train) < batch:
+        raise UserError(
+            f"{len(train)} training rows do not fill one batch of {batch}, and dataloader_drop_last is true; "
+            "lower per_device_train_batch_size or set it to false"
+        )
     resume, done = prepare_output(training, resolved)
     if done:
         return read_record(training.output_dir)
@@ -90,6 +105,9 @@ def main(argv: list[str]) -> dict[str, Any]:
     if training.validate_by_score and validation:
         scorer, size = LabelScorer(collator), training.per_device_eval_batch_size
         trainer.score_validation = lambda m, clips: scorer.right(m, clips, batch_size=size)
+    trainer.add_callback(KeepPresentations(trainer))
+    if resume:
+        trainer.presentations = json.loads((Path(resume) / KeepPresentations.FILE).read_text())
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - started
@@ -98,6 +116,8 @@ def main(argv: list[str]) -> dict[str, Any]:
 
     record = same | {
         "labels": card.names,
+        "trained_on": sorted({*groups_of(rows, "train"), *(parent["trained_on"] if parent else [])}),
+        "selected_by": sorted({*groups_of(rows, "validation"), *(parent["selected_by"] if parent else [])}),
         "model_name_or_path": base.model_name_or_path,
         "target": stage.target,
         "init": "base" if parent is None else parent["weights"],

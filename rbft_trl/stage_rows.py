@@ -4,7 +4,9 @@ Input: rows of this draw, the stage's options. Output: rows {id, video, label, t
 """
 
 import hashlib
+import json
 import warnings
+from pathlib import Path
 from typing import Any
 
 from rbft_trl.configs import StageArguments
@@ -34,6 +36,25 @@ def training_rows(rows: list[Row], stage: StageArguments, card: TaskCard) -> lis
     if stage.target == "label_rationale":
         used = [s for s in used if s["label"] is not None]  # a clip of the pool has no label to begin with
     return [_flat(by_id[s["id"]], stage.target, s["text"]) for s in used]
+
+
+def check_stage0(stage: StageArguments, card: TaskCard, same: dict[str, Any]) -> None:
+    """Rationales must have been written by this base, on these frames and with these prompts, where that is known.
+
+    Raises:
+        UserError: naming the key, both values and the way out.
+    """
+    summary = Path(stage.rationales).with_suffix(".summary.json") if stage.rationales else None
+    if summary is None or not summary.is_file():
+        return
+    made = json.loads(summary.read_text(encoding="utf-8"))
+    wanted = {key: same[key] for key in ("base", "frames", "definitions")} | {"card": card.fingerprint()}
+    for key, value in wanted.items():
+        if made.get(key) != value:
+            raise UserError(
+                f"'{stage.rationales}' was written with {key} = {made.get(key)}, this recipe has {value}; "
+                "make them equal or write the rationales again"
+            )
 
 
 def check_lengths(rows: list[Row], collator: ClipCollator, limit: int | None) -> None:

@@ -16,6 +16,7 @@ from rbft_trl.data.video import FrameSettings
 from rbft_trl.errors import UserError
 
 Row = dict[str, Any]
+FINGERPRINTED = ("id", "video", "label", "split", "group", "target", "text")
 
 
 def open_task(args: DataArguments) -> tuple[TaskCard, DataSource, list[Row], FrameSettings]:
@@ -58,8 +59,5 @@ def fixed_batches(rows: list[Row], size: int, *, first: int = 0) -> dict[int, li
 
 def data_fingerprint(rows: list[Row], root: Path) -> str:
     """Twelve hex digits over ids, labels, splits and file sizes: tells whether a finished part still fits the data."""
-    seen = [
-        [*(str(row.get(k)) for k in ("id", "label", "split", "target", "text")), (root / row["video"]).stat().st_size]
-        for row in rows
-    ]
+    seen = [[*(str(row.get(k)) for k in FINGERPRINTED), (root / row["video"]).stat().st_size] for row in rows]
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:12]

@@ -160,5 +160,5 @@ def test_a_loader_with_workers_reads_and_tells(tmp_path: Path, make_clip: MakeCl
     path = make_clip(tmp_path / "a.mp4")
     (frames,) = torch.utils.data.DataLoader(OneClip(path), batch_size=None, num_workers=1)
     assert np.array_equal(np.asarray(frames), read_clip(path, FRAMES, factor=FACTOR).frames)
-    with pytest.raises(RuntimeError, match=r"none\.mp4' cannot be read \(missing\)"):  # torch keeps only the text
+    with pytest.raises(ClipError, match=r"^the clip .*none\.mp4. cannot be read \(missing\)"):
         list(torch.utils.data.DataLoader(OneClip(tmp_path / "none.mp4"), batch_size=None, num_workers=1))

@@ -27,7 +27,7 @@ seen = {"wrapper": None}
 from trl import SFTTrainer
 inner = SFTTrainer.compute_loss
 def compute_loss(self, model, *args, **kwargs):
-    seen["wrapper"] = type(model).__name__
+    seen["wrapper"] = seen["wrapper"] or type(model).__name__
     return inner(self, model, *args, **kwargs)
 SFTTrainer.compute_loss = compute_loss
 end = Accelerator.end_training

@@ -254,3 +254,10 @@ def test_every_key_of_the_card_to_copy_is_explained() -> None:
         assert len(lines) == 1 and "  # " in lines[0], key
     uncommented = text.replace("# prompts:", "prompts:")
     assert yaml.safe_load(uncommented)["prompts"] == "my_prompts"
+
+
+@pytest.mark.parametrize("end", ["\nI hope this helps.", "\nClassification: cat", " ", "\n\n"])
+@pytest.mark.parametrize("start", ["\n", "\n## ", "\n- **", " "])
+def test_nothing_of_a_conclusion_stays_in_the_reasoning(start: str, end: str) -> None:
+    card = TaskCard.from_yaml(REPOSITORY / "recipes/tasks/toy.yaml")
+    assert card.without_final_line(f"a small thing moves.{start}Classification: dog{end}") == "a small thing moves."

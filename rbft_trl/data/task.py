@@ -18,6 +18,7 @@ from rbft_trl.errors import UserError, nearest
 from rbft_trl.yaml_file import read_mapping
 
 FINAL_LINE = "Classification:"
+CONCLUSION = re.compile(r"[\s#>*_`\"'-]*classification\s*:", re.IGNORECASE)
 PROMPT_FOLDER = Path(__file__).parent / "prompts"
 PROMPT_FILES = ("label", "rationale", "hint")
 CARD_FILE = "task_card.yaml"
@@ -164,11 +165,12 @@ class TaskCard:
         return by_name.get(said)
 
     def without_final_line(self, text: str) -> str:
-        """`text` without its concluding `Classification: …` line; unlabelled clips are trained without it."""
-        lines = text.rstrip().splitlines()
-        if lines and lines[-1].strip("*_`\"' ").casefold().startswith(FINAL_LINE.casefold()):
-            lines = lines[:-1]
-        return "\n".join(lines).rstrip()
+        """`text` up to its first `Classification:`; clips without a label are trained on that part alone.
+
+        Everything from there on goes, wherever in a line it stands: a model may repeat the line or chat on after it.
+        """
+        found = CONCLUSION.search(text)
+        return (text[: found.start()] if found else text).rstrip()
 
     def _label_block(self, definitions: bool) -> str:
         if definitions:

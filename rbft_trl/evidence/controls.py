@@ -69,7 +69,7 @@ def oracle_samples(rows: list[dict[str, Any]], texts: dict[str, str], card: Task
     """
     samples = []
     for row in sorted(rows, key=lambda r: r["id"]):
-        if row["id"] not in texts:
+        if not texts.get(row["id"]):
             raise UserError(f"oracle_texts has no text for clip '{row['id']}'; write one line per training clip")
         text = texts[row["id"]]
         if row["label"] is not None:

@@ -68,8 +68,9 @@ def is_whole(checkpoint: Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
     weights = list(checkpoint.glob("*.safetensors"))
-    needed = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *checkpoint.glob("rng_state*.pth")]
-    if not weights or len(needed) < 3 or not all(file.is_file() and file.stat().st_size for file in needed):
+    needed = [checkpoint / name for name in ("optimizer.pt", "scheduler.pt", "presentations.json")]
+    needed += [*checkpoint.glob("rng_state*.pth")]
+    if not weights or len(needed) < 4 or not all(file.is_file() and file.stat().st_size for file in needed):
         return False
     try:
         for file in weights:

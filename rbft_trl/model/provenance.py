@@ -70,3 +70,24 @@ def check_same(record: dict[str, Any], folder: str | Path, card: TaskCard, **wan
                 f"'{folder}' was trained with {key} = {record.get(key)}, but this recipe has {value}; "
                 "make them equal or train again"
             )
+
+
+def groups_of(rows: list[dict[str, Any]], split: str) -> list[str]:
+    """The groups of a split, sorted; a record keeps them, so that no later split can turn them into test clips."""
+    return sorted({row["group"] for row in rows if row["split"] == split})
+
+
+def check_unseen(record: dict[str, Any], folder: str | Path, rows: list[dict[str, Any]], split: str) -> None:
+    """Refuses clips of `split` whose group the checkpoint was trained on, or (for the test) selected by.
+
+    A split made by seed is dealt anew when seed or clips change; a test would then hold training clips.
+
+    Raises:
+        UserError: naming a group and the way out.
+    """
+    seen = set(record["trained_on"]) | (set(record["selected_by"]) if split == "test" else set())
+    if leaked := sorted(seen & set(groups_of(rows, split))):
+        raise UserError(
+            f"{len(leaked)} groups of the {split} split, e.g. '{leaked[0]}', were used to train '{folder}'; "
+            "evaluate with the split that it was trained with, or train again"
+        )

@@ -4,13 +4,16 @@
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
+from rbft_trl.data.jsonl import write_json
 from rbft_trl.model.collator import IGNORED
 from rbft_trl.model.loading import trainable_parameters
 
@@ -33,6 +36,14 @@ class VideoSFTTrainer(SFTTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = ["id", "video", "label", "target", "text"]
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """All validation clips: `dataloader_drop_last` is about training batches, upstream drops clips here too."""
+        kept, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(*args, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = kept
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer that `optim` names, with one group per part: parts may have learning rates of their own."""
@@ -60,13 +71,8 @@ class VideoSFTTrainer(SFTTrainer):
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Counts the clips that were shown, then leaves the loss to TRL."""
         if self.model.training:
-            if not self.presentations:  # a resumed run showed full batches before; 0 in a fresh one
-                self.presentations = self.state.global_step * self.args.train_batch_size * self._batches_per_step()
             self.presentations += len(inputs["input_ids"]) * self.accelerator.num_processes
         return super().compute_loss(model, inputs, *args, **kwargs)
-
-    def _batches_per_step(self) -> int:
-        return self.args.gradient_accumulation_steps * self.accelerator.num_processes
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Adds the accuracy of the one label scorer to TRL's evaluation loss, so the best checkpoint can follow it."""
@@ -85,6 +91,21 @@ class VideoSFTTrainer(SFTTrainer):
         self.model.train(was_training)
         assert right.keys() == {row["id"] for row in rows}, "every validation clip is scored exactly once"
         return sum(right.values()) / len(right)
+
+
+class KeepPresentations(TrainerCallback):
+    """Keeps the number of clips shown beside each checkpoint, so that a resumed run counts on from there."""
+
+    FILE = "presentations.json"
+
+    def __init__(self, trainer: VideoSFTTrainer) -> None:
+        self.trainer = trainer
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Writes the count into the checkpoint that was just saved."""
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            write_json(folder / self.FILE, self.trainer.presentations)
 
 
 class RationaleTrainer(VideoSFTTrainer):
