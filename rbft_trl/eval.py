@@ -81,9 +81,9 @@ def main(argv: list[str]) -> dict[str, Any]:
 
     log = BatchLog(output / "predictions.jsonl", settings, rank=accelerator.process_index)
     predictions = read.run(fixed_batches(clips, args.per_device_batch_size), log)
-    metrics = compute_metrics(predictions, card.names)
+    metrics = json.loads(json.dumps(compute_metrics(predictions, card.names) | {"settings": settings}))
     if accelerator.is_main_process:
-        write(output, predictions, metrics | {"settings": settings}, card)
+        write(output, predictions, metrics, card)
         log.clear()
     accelerator.wait_for_everyone()
     accelerator.end_training()
