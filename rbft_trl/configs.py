@@ -3,6 +3,7 @@
 Only options that an entry honours are in its dataclass, so a setting that would be ignored is an unknown key.
 """
 
+import importlib.util
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +64,12 @@ class ModelArguments:
             raise UserError(
                 "'model_name_or_path' is missing; name a folder or a Hub id, e.g. Qwen/Qwen2-VL-2B-Instruct"
             )
+        if isinstance(self.attn_implementation, dict):
+            for key in self.attn_implementation:
+                if key not in ("text_config", "vision_config"):
+                    raise UserError(
+                        f"attn_implementation holds '{key}', which is no part; use text_config, vision_config"
+                    )
         if self.dtype == "float16":
             raise UserError("dtype 'float16' gives NaN on this model family; use bfloat16 (or float32 on a CPU)")
 
@@ -173,6 +180,13 @@ class TrainingConfig(SFTConfig):
             raise UserError("batch sizes must be at least 1 and 'seed' at least 0")
         if not 0 <= self.learning_rate < 1:
             raise UserError(f"'learning_rate' is {self.learning_rate} but must be a number from 0 to below 1")
+        if self.num_train_epochs <= 0 and self.max_steps <= 0:
+            raise UserError(f"num_train_epochs is {self.num_train_epochs}, so nothing would be trained; raise it")
+        for name in [self.report_to] if isinstance(self.report_to, str) else self.report_to or []:
+            if name not in ("none", "all") and importlib.util.find_spec(name) is None:
+                raise UserError(
+                    f"report_to '{name}' needs the package {name}, which is not installed; install it or use none"
+                )
         if self.loss_type != "nll":
             raise UserError(f"loss_type '{self.loss_type}' is not supported; leave it out (nll)")
         if self.metric_for_best_model is None and self.load_best_model_at_end:
@@ -214,7 +228,7 @@ class RationaleArguments:
             raise UserError("'output_file' is missing; name the rationales.jsonl to write")
         if self.num_samples < 1 or self.max_new_tokens < 1 or self.per_device_batch_size < 1:
             raise UserError("'num_samples', 'max_new_tokens' and 'per_device_batch_size' must be at least 1")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
+        if not self.temperature >= 0 or not 0 < self.top_p <= 1:
             raise UserError(f"temperature is {self.temperature} (>= 0) and top_p {self.top_p} (above 0, at most 1)")
         if self.num_samples > 1 and self.temperature == 0:
             raise UserError(

@@ -149,6 +149,8 @@ def _fit(value: Any, hint: Any, spec: Any, place: str) -> Any:
     if enums:  # transformers writes `SomeEnum | str` and means the enum
         options = tuple(kind for kind in options if kind is not str)
     choices = spec.metadata.get("choices")
+    if spec.name == "resume_from_checkpoint" and isinstance(value, bool):
+        value = str(value).lower()  # a path, or true: transformers types it as text
     for kind in options:
         fitted = _as_kind(value, kind)
         if fitted is not _MISFIT:

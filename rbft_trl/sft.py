@@ -43,6 +43,11 @@ def main(argv: list[str]) -> dict[str, Any]:
     fingerprint = base_fingerprint(base.model_name_or_path, base.model_revision)
     if base.load_in_4bit and not adapters.use_peft:
         raise UserError("load_in_4bit is true but use_peft is false: 4-bit weights cannot be trained; set one of them")
+    for part in ("merger", "vision"):
+        if getattr(training, f"learning_rate_{part}") is not None and part not in adapters.train_parts:
+            raise UserError(
+                f"learning_rate_{part} is set but train_parts {adapters.train_parts} leaves it out; add or drop it"
+            )
     if training.n_gpu > 1:
         raise UserError(
             f"{training.n_gpu} GPUs are visible to one process; start with accelerate launch, or set "

@@ -223,7 +223,10 @@ def _read_prompts(folder: str | None, path: Path) -> dict[str, str]:
     prompts = {}
     for name in PROMPT_FILES:
         file = own / f"{name}.txt" if (own / f"{name}.txt").is_file() else PROMPT_FOLDER / f"{name}.txt"
-        prompts[name] = file.read_text(encoding="utf-8")
+        try:
+            prompts[name] = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
         template = Template(prompts[name])
         allowed = {"question", "role", "aspects"} | fields[name]
         if not template.is_valid() or not set(template.get_identifiers()) <= allowed:
@@ -248,7 +251,10 @@ def _read_source(raw: object, path: Path) -> DataSource:
             raise UserError(f"{path}: data.{key} is {share!r} but must be a share of the clips, from 0 to below 1")
     if not isinstance(raw.get("split_seed", 0), int):
         raise UserError(f"{path}: data.split_seed is {raw['split_seed']!r} but must be a whole number")
-    root = (path.parent / Path(raw["root"]).expanduser()).resolve()
+    try:
+        root = (path.parent / Path(raw["root"]).expanduser()).resolve()
+    except (RuntimeError, ValueError) as error:  # ~ of nobody, or a NUL
+        raise UserError(f"{path}: data.root {raw['root']!r} is no path ({error}); correct it") from error
     annotations = root / raw["annotations"] if raw.get("annotations") else None
     settings = {k: raw[k] for k in ("validation", "test", "split_seed", "how_to_get") if k in raw}
     return DataSource(root=root, annotations=annotations, **settings)
