@@ -115,6 +115,10 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
         "sft.py stage2.yaml --init parents/base",
         ["'parents/base'", "base = 0123456789ab", "equal or train"],
     ),
+    "parent that learnt labels": (
+        "sft.py stage2.yaml --init parents/labels_learnt",
+        ["'parents/labels_learnt'", "trained on labels already", "name the folder of a stage 1"],
+    ),
     "other labels": (
         "sft.py stage2.yaml --init parents/labels",
         ["['cat', 'dog']", "'dorvan'", "task_card.yaml", "train"],
@@ -225,8 +229,10 @@ def make_parents(folder: Path, card: TaskCard, base: Path) -> None:
     adapters = AdapterArguments(lora_dropout=0.0, train_parts=["llm", "merger", "vision"])
     record: dict[str, Any] = {"base": base_fingerprint(str(base)), "frames": FRAMES.to_dict(), "definitions": False}
     record |= {"adapters": asdict(adapters), "labels": card.names, "target": "rationale", "weights": "0123456789ab"}
+    record |= {"shots": 2, "draw": 0, "trained_on": [], "selected_by": []}
     changes: dict[str, dict[str, Any]] = {
         "right": {},
+        "labels_learnt": {"target": "label"},
         "base": {"base": "0123456789ab"},
         "labels": {"labels": ["cat", "dog"]},
     }
