@@ -43,7 +43,6 @@ ARMS = {
     "shuffled": "control: as RB-FT, but each clip has the rationale of another clip of its class",
     "oracle": "control: as RB-FT, but with true descriptions in stage 1",
 }
-STAGE1 = {"rbft", "shuffled", "oracle"}
 
 
 def main(argv: list[str]) -> dict[str, Any]:

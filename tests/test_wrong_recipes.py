@@ -92,10 +92,7 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
         "rationales.py rationales.yaml --task cards/outside.yaml",
         ["outside.csv:2", "'../secret.mp4'", "leaves data.root", "write a path below it"],
     ),
-    "too many shots": (
-        "rationales.py rationales.yaml --shots 5",
-        ["shots is 5", "has 4 training clips", "lower shots"],
-    ),
+    "many shots": ("rationales.py rationales.yaml --shots 5", ["shots is 5", "has 4 training clips", "lower shots"]),
     "no rationales": (
         "sft.py stage1.yaml --rationales nowhere.jsonl",
         ["'nowhere.jsonl' does not exist", "run the step"],

@@ -152,6 +152,7 @@ def card_text(measured: dict[str, Any], made: dict[str, Any], size: int) -> str:
         low, high = entry["interval"]
         return f"{100 * entry['share']:.1f} ({100 * low:.0f}-{100 * high:.0f})"
 
+    beside = " beside other work" if made.get("beside_other_work") else ""
     n = measured["shifts"]["0.0"]["zero_shot"]["n"]
     lines = [
         "# The small base of the toy domain",
@@ -161,7 +162,7 @@ def card_text(measured: dict[str, Any], made: dict[str, Any], size: int) -> str:
         "of the package's prompts; it knows nothing else, nor the toy domain's class names.",
         "",
         f"Made by `python toy/pretrain.py --setting {made['setting']} --seed {made['seed']}` in {made['seconds']} s",
-        f"with {made['torch_threads']} threads; measured by `python toy/measure.py`,",
+        f"with {made['torch_threads']} threads{beside}; measured by `python toy/measure.py`,",
         f"{n} real mp4 clips per shift; % right (95 % Wilson interval). Chance of the zero-shot columns: 12.5.",
         "",
         "| shift | " + " | ".join([*ATTRIBUTES, "all attributes"]) + " | zero-shot | with definitions |",

@@ -14,6 +14,7 @@ from transformers import ProcessorMixin
 
 from rbft_trl.data.task import TaskCard
 from rbft_trl.data.video import Clip, ClipError, FrameSettings, clip_shape, read_clip
+from rbft_trl.model.loading import frame_factor
 
 Row = dict[str, Any]
 MARK = "@@the prompt goes here@@"
@@ -45,8 +46,7 @@ class ClipCollator:
     factor: int = field(init=False)
 
     def __post_init__(self) -> None:
-        video = self.processor.video_processor
-        self.factor = video.patch_size * video.merge_size
+        self.factor = frame_factor(self.processor)
         self.tokenizer = self.processor.tokenizer
         message = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": MARK}]}
         rendered = self.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
