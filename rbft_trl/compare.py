@@ -22,7 +22,6 @@ from rbft_trl.configs import (
     ModelArguments,
     RationaleArguments,
     StageArguments,
-    TrainingConfig,
 )
 from rbft_trl.data.jsonl import read_jsonl, write_json, write_jsonl
 from rbft_trl.data.video import read_clip
@@ -33,6 +32,7 @@ from rbft_trl.evidence.stats import summarise
 from rbft_trl.model.loading import frame_factor, load_processor
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, open_task
+from rbft_trl.training_config import TrainingConfig
 
 ARMS = {
     "zero_shot": "the base as it is",

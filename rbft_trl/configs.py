@@ -1,14 +1,13 @@
-"""Every option of every entry, with one help text each. How a recipe becomes these is rbft_trl/recipe.py.
+"""The options of every entry, with one help text each; those of the trainer itself are in training_config.py.
 
-Only options that an entry honours are in its dataclass, so a setting that would be ignored is an unknown key.
+How a recipe becomes these is rbft_trl/recipe.py. Only options that an entry honours are in its dataclass, so a setting
+that would be ignored is an unknown key.
 """
 
-import importlib.util
 from dataclasses import dataclass, field
 from typing import Any
 
-from trl import SFTConfig
-
+from rbft_trl.data.video import FrameSettings
 from rbft_trl.errors import UserError
 
 PARTS = ("llm", "merger", "vision")
@@ -32,7 +31,7 @@ class DataArguments:
     definitions: bool = option(True, "Whether the prompts list the definition of each label beside its name.")
     num_frames: int | None = option(None, "Frames per clip, uniform over its length (even; 8 if `fps` is not given).")
     fps: float | None = option(None, "Frames per second instead of `num_frames`.")
-    max_frames: int = option(32, "Upper bound on the number of frames when `fps` is given.")
+    max_frames: int | None = option(None, "Upper bound on the number of frames with `fps` (32 if left out).")
     min_pixels: int = option(128 * 28 * 28, "Lower bound on the pixels of one frame; smaller frames are enlarged.")
     max_pixels: int = option(360 * 420, "Upper bound on the pixels of one frame (RB-FT uses 360 x 420).")
 
@@ -41,6 +40,19 @@ class DataArguments:
             raise UserError("'task' is missing; name a task card, e.g. task: recipes/tasks/copy_me.yaml")
         if self.shots is not None and self.shots < 1:
             raise UserError(f"'shots' is {self.shots} but must be at least 1; leave it out to use every labelled clip")
+        if self.max_frames is not None and self.fps is None:
+            raise UserError(f"'max_frames' is {self.max_frames} but bounds only 'fps'; leave it out, or set fps")
+        self.frames()
+
+    def frames(self) -> FrameSettings:
+        """The one sampler's settings; 8 frames if neither `num_frames` nor `fps` is given."""
+        return FrameSettings(
+            num_frames=8 if self.num_frames is None and self.fps is None else self.num_frames,
+            fps=self.fps,
+            max_frames=32 if self.max_frames is None else self.max_frames,
+            min_pixels=self.min_pixels,
+            max_pixels=self.max_pixels,
+        )
 
 
 @dataclass
@@ -90,6 +102,11 @@ class AdapterArguments:
                 raise UserError(f"train_parts holds '{part}', which is not a part; use any of {', '.join(PARTS)}")
         if not self.train_parts:
             raise UserError("'train_parts' is empty, so nothing would be trained; use e.g. [llm]")
+        for name in ("lora_r", "lora_alpha", "lora_dropout"):
+            if not self.use_peft and getattr(self, name) != self.__dataclass_fields__[name].default:
+                raise UserError(
+                    f"'{name}' is {getattr(self, name)} but use_peft is false, so there is no LoRA; leave it out"
+                )
         if self.lora_r < 1 or self.lora_alpha < 1 or not 0 <= self.lora_dropout < 1:
             raise UserError(
                 f"lora_r is {self.lora_r}, lora_alpha {self.lora_alpha} (both at least 1), "
@@ -123,79 +140,6 @@ class StageArguments:
             raise UserError("'rationales' is set but target 'label' reads none; leave it out or choose another target")
         if self.label_in_prompt and self.target != "rationale":
             raise UserError(f"'label_in_prompt' is only for target 'rationale', not '{self.target}'; leave it out")
-
-
-IGNORED_BY_US = {
-    "packing": "one clip is one sequence here",
-    "eval_packing": "one clip is one sequence here",
-    "packing_strategy": "one clip is one sequence here",
-    "padding_free": "one clip is one sequence here",
-    "assistant_only_loss": "the loss is always on the answer only",
-    "completion_only_loss": "the loss is always on the answer only",
-    "dataset_kwargs": "rows become batches in the collator",
-    "dataset_num_proc": "rows become batches in the collator",
-    "dataset_text_field": "rows become batches in the collator",
-    "truncation_mode": "rows that are too long stop the run",
-    "chat_template_path": "the template of the base's processor is used",
-    "eos_token": "the end token of the base's tokenizer is used",
-    "pad_token": "the pad token of the base's tokenizer is used",
-    "model_init_kwargs": "use model_name_or_path, dtype, attn_implementation and load_in_4bit",
-    "trust_remote_code": "no code from the Hub is run",
-    "neftune_noise_alpha": "noise would reach the frames' embeddings",
-    "label_smoothing_factor": "TRL is removing it",
-    "use_liger_kernel": "TRL is removing it",
-    "push_to_hub": "this version does not push; use huggingface_hub's upload on the output folder",
-    "auto_find_batch_size": "it would change the batch, and with it the comparison",
-    "pad_to_multiple_of": "the collator pads to the longest row",
-    "enable_jit_checkpoint": "a checkpoint in the middle of a step does not resume exactly",
-    "do_predict": "use rbft_trl/eval.py",
-}
-
-
-@dataclass
-class TrainingConfig(SFTConfig):
-    """TRL's SFTConfig with what this project adds or fixes. Refused settings are named in `IGNORED_BY_US`."""
-
-    max_length: int | None = option(4096, "Most tokens (video and text) a row may have; longer rows stop the run.")
-    bf16: bool | None = option(None, "Mixed precision; on by default on a GPU, off on a CPU.")
-    activation_checkpointing: bool | None = option(None, "Recompute activations of the language model to save memory.")
-    gradient_checkpointing: bool | None = option(None, "The old name of `activation_checkpointing`; refused.")
-    learning_rate_merger: float | None = option(None, "Learning rate of the merger; `learning_rate` if left out.")
-    learning_rate_vision: float | None = option(None, "Learning rate of the tower; `learning_rate` if left out.")
-    remove_unused_columns: bool = option(False, "TRL's default is true; the collator reads our own columns.")
-    validate_by_score: bool = option(True, "Score the validation labels at every evaluation (`eval_accuracy`).")
-
-    def __post_init__(self) -> None:
-        for key, why in IGNORED_BY_US.items():
-            spec = self.__dataclass_fields__.get(key)
-            if spec is not None and getattr(self, key) not in (spec.default, None):
-                raise UserError(f"'{key}' is set to {getattr(self, key)!r} but would be ignored: {why}; leave it out")
-        if self.fp16 or self.fp16_full_eval:
-            raise UserError("fp16 gives NaN on this model family; use bf16: true on a GPU, or neither on a CPU")
-        if not self.output_dir:
-            raise UserError("'output_dir' is missing; name the folder that the run writes")
-        if self.deepspeed is not None or self.fsdp:
-            raise UserError("'deepspeed' and 'fsdp' are not supported in this version; use DDP (accelerate_configs/)")
-        if min(self.per_device_train_batch_size, self.per_device_eval_batch_size) < 1 or self.seed < 0:
-            raise UserError("batch sizes must be at least 1 and 'seed' at least 0")
-        if not 0 <= self.learning_rate < 1:
-            raise UserError(f"'learning_rate' is {self.learning_rate} but must be a number from 0 to below 1")
-        if self.num_train_epochs <= 0 and self.max_steps <= 0:
-            raise UserError(f"num_train_epochs is {self.num_train_epochs}, so nothing would be trained; raise it")
-        for name in [self.report_to] if isinstance(self.report_to, str) else self.report_to or []:
-            if name not in ("none", "all") and importlib.util.find_spec(name) is None:
-                raise UserError(
-                    f"report_to '{name}' needs the package {name}, which is not installed; install it or use none"
-                )
-        if self.loss_type != "nll":
-            raise UserError(f"loss_type '{self.loss_type}' is not supported; leave it out (nll)")
-        if self.metric_for_best_model is None and self.load_best_model_at_end:
-            self.metric_for_best_model = "eval_accuracy" if self.validate_by_score else "eval_loss"
-        if self.remove_unused_columns:
-            raise UserError("'remove_unused_columns' is true but the collator reads id, video and label; leave it out")
-        if self.bf16 is None:
-            self.bf16 = not self.use_cpu and _has_bf16_gpu()
-        super().__post_init__()
 
 
 @dataclass
@@ -262,6 +206,10 @@ class EvalArguments:
             raise UserError("'output_dir' is missing; name the folder for predictions.jsonl and metrics.json")
         if self.per_device_batch_size < 1 or self.max_new_tokens < 1:
             raise UserError("'per_device_batch_size' and 'max_new_tokens' must be at least 1")
+        if self.method == "probe" and self.label_score != "sum":
+            raise UserError(
+                f"'label_score' is '{self.label_score}' but the probe scores no tokens; leave it out, or method: score"
+            )
 
 
 @dataclass
@@ -288,9 +236,3 @@ class CompareArguments:
                 raise UserError(f"'{key}' is missing in the comparison; recipes/toy/compare.yaml shows what it is for")
         if self.seeds < 1:
             raise UserError(f"'seeds' is {self.seeds} but must be at least 1")
-
-
-def _has_bf16_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()

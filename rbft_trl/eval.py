@@ -7,14 +7,14 @@ Command: accelerate launch rbft_trl/eval.py recipes/eval.yaml
 import dataclasses
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
+from rbft_trl.batches import Pairs, fixed_batches, run_batches
 from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
 from rbft_trl.data.jsonl import BatchLog, write_json, write_jsonl
 from rbft_trl.data.task import TaskCard
@@ -22,7 +22,7 @@ from rbft_trl.data.video import Clip, ClipError
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.metrics import compute_metrics, save_confusion_picture
 from rbft_trl.model.checkpoints import weights_fingerprint
-from rbft_trl.model.collator import ClipBatches, ClipCollator
+from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.inference import LabelScorer, prefill, sample
 from rbft_trl.model.loading import (
     base_fingerprint,
@@ -34,9 +34,10 @@ from rbft_trl.model.loading import (
 from rbft_trl.model.probe import fit_probe
 from rbft_trl.model.provenance import check_same, check_unseen, read_record
 from rbft_trl.recipe import parse_recipe
-from rbft_trl.start import Row, data_fingerprint, fixed_batches, of_split, open_task
+from rbft_trl.start import Row, data_fingerprint, of_split, open_task
 
 Prediction = dict[str, Any]
+REASONS_FIRST = ("rationale", "rationale_label")
 NOT_PART_OF_THE_RESULT = ("output_dir", "checkpoint", "use_cpu", "dataloader_num_workers")
 
 
@@ -76,14 +77,26 @@ def main(argv: list[str]) -> dict[str, Any]:
     collator = ClipCollator(processor, card, source.root, frames, definitions=data.definitions)
     model = load_for_inference(base, args.checkpoint, device=accelerator.device)
     read = Reader(accelerator, model, collator, args, record["target"])
+    if record["target"] in REASONS_FIRST and args.method == "score" and accelerator.is_main_process:
+        warnings.warn(
+            f"'{args.checkpoint}' was trained on rationales, not on the label prompt whose scores decide here; what "
+            "it was trained to write stands under generated_accuracy",
+            stacklevel=1,
+        )
     if args.method == "probe":
         read.probe = fit_probe(accelerator, model, collator, of_split(rows, "train"), args.per_device_batch_size)
 
     log = BatchLog(output / "predictions.jsonl", settings, rank=accelerator.process_index)
-    predictions = read.run(fixed_batches(clips, args.per_device_batch_size), log)
+    predictions = read.run(clips, log)
     metrics = json.loads(json.dumps(compute_metrics(predictions, card.names) | {"settings": settings}))
     if accelerator.is_main_process:
         write(output, predictions, metrics, card)
+        if cut := sum(p["generated_cut"] for p in predictions):
+            warnings.warn(
+                f"{cut} of {len(predictions)} greedy answers were cut at max_new_tokens = {args.max_new_tokens} and "
+                "may lack their label; raise it",
+                stacklevel=1,
+            )
         log.clear()
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -111,29 +124,29 @@ class Reader:
         self.scorer = LabelScorer(collator, how=args.label_score)
         self.probe = None
 
-    def run(self, batches: dict[int, list[Row]], log: BatchLog) -> list[Prediction]:
-        """Predictions of all batches, every id exactly once, whatever the number of processes."""
-        accelerator, finished = self.accelerator, log.load()
-        accelerator.wait_for_everyone()
-        mine = [i for i in batches if i % accelerator.num_processes == accelerator.process_index and i not in finished]
-        clips = ClipBatches(self.collator, {i: batches[i] for i in mine})
-        loader = DataLoader(clips, batch_size=None, num_workers=self.args.dataloader_num_workers)
-        title = f"{self.args.method} on {self.args.split}"
-        for number, pairs in tqdm(loader, desc=title, unit="batch", disable=not accelerator.is_main_process):
-            log.append(number, self.predict(pairs))
-        accelerator.wait_for_everyone()
-        finished = log.load()
-        predictions = [p for i in sorted(batches) for p in finished[i]]
+    def run(self, rows: list[Row], log: BatchLog) -> list[Prediction]:
+        """Predictions of all rows, every id exactly once, whatever the number of processes."""
+        batches = fixed_batches(rows, self.args.per_device_batch_size)
+        predictions = run_batches(
+            lambda _, pairs: self.predict(pairs),
+            batches,
+            log,
+            self.accelerator,
+            self.collator,
+            title=f"{self.args.method} on {self.args.split}",
+            workers=self.args.dataloader_num_workers,
+        )
         assert [p["id"] for p in predictions] == [row["id"] for i in sorted(batches) for row in batches[i]]
         return predictions
 
-    def predict(self, pairs: list[tuple[Row, Clip | ClipError]]) -> list[Prediction]:
+    def predict(self, pairs: Pairs) -> list[Prediction]:
         """Predictions of one batch; a clip that cannot be read stays in it, as wrong, with its reason."""
         started = time.perf_counter()
         good = [(row, clip) for row, clip in pairs if not isinstance(clip, ClipError)]
         answers = self._answer([row for row, _ in good], [clip for _, clip in good]) if good else {}
         seconds = (time.perf_counter() - started) / len(pairs)
-        nothing = {"prediction": None, "scores": {}, "logprobs": {}, "generated": None, "generated_label": None}
+        nothing = {"prediction": None, "scores": {}, "logprobs": {}}
+        nothing |= {"generated": None, "generated_cut": False, "generated_label": None}
         predictions = []
         for row, clip in pairs:
             known = {key: row[key] for key in ("id", "video", "group", "label")}
@@ -145,22 +158,28 @@ class Reader:
         read, scores = self.scorer.read(self.model, rows, clips)
         if self.probe is not None:
             scores = self.probe(read.features)
-        texts = self._generate(read, rows, clips) if self.args.generate and self.probe is None else [None] * len(rows)
+        texts, cut = [None] * len(rows), [False] * len(rows)
+        if self.args.generate and self.probe is None:
+            texts, cut = self._generate(read, rows, clips)
         names, card = self.collator.card.names, self.collator.card
         answers = {}
-        for row, logprobs, text in zip(rows, scores.double().cpu(), texts, strict=True):
+        for row, logprobs, text, is_cut in zip(rows, scores.double().cpu(), texts, cut, strict=True):
             answers[row["id"]] = {
                 "prediction": names[int(logprobs.argmax())],
                 "scores": dict(zip(names, logprobs.softmax(-1).tolist(), strict=True)),
                 "logprobs": dict(zip(names, logprobs.tolist(), strict=True)),
                 "generated": text,
+                "generated_cut": is_cut,
                 "generated_label": card.parse_label(self._answer_part(text)) if text is not None else None,
             }
         return answers
 
-    def _generate(self, read: Any, rows: list[Row], clips: list[Clip]) -> list[str]:
-        """Greedy answers, from the prefill of the label prompt unless the model was taught to reason first."""
-        if self.target in ("rationale", "rationale_label"):
+    def _generate(self, read: Any, rows: list[Row], clips: list[Clip]) -> tuple[list[str], list[bool]]:
+        """Greedy answers, from the prefill of the label prompt unless the model was taught to reason first.
+
+        Beside each: whether it was cut at `max_new_tokens`.
+        """
+        if self.target in REASONS_FIRST:
             prompt = self.collator.card.rationale_prompt(definitions=self.collator.definitions)
             read = prefill(self.model, self.collator.prompts(rows, [prompt] * len(rows), clips=clips))
         tokens = sample(
@@ -170,7 +189,8 @@ class Reader:
             pad_id=self.collator.tokenizer.pad_token_id,
             max_new_tokens=self.args.max_new_tokens,
         )
-        return [text.strip() for text in self.collator.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        texts = self.collator.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [text.strip() for text in texts], (tokens != self.collator.end_id).all(dim=1).tolist()
 
     def _answer_part(self, text: str) -> str:
         """Where the label stands: the first line if the model was taught label → rationale, else the last."""

@@ -5,27 +5,25 @@ Command: accelerate launch rbft_trl/rationales.py recipes/rationales.yaml
 """
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
+from rbft_trl.batches import Pairs, fixed_batches, run_batches
 from rbft_trl.configs import DataArguments, ModelArguments, RationaleArguments
 from rbft_trl.data.jsonl import BatchLog, read_jsonl, write_json, write_jsonl
-from rbft_trl.data.task import TaskCard
+from rbft_trl.data.task import TaskCard, fingerprint
 from rbft_trl.data.video import ClipError
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.verify import check_rationales, kept_share, require_every_class
-from rbft_trl.model.collator import ClipBatches, ClipCollator
+from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.inference import prefill, sample
 from rbft_trl.model.loading import base_fingerprint, check_model_arguments, load_base, load_processor
 from rbft_trl.recipe import parse_recipe
-from rbft_trl.start import Row, data_fingerprint, fixed_batches, open_task
+from rbft_trl.start import Row, data_fingerprint, open_task
 
 Sample = dict[str, Any]
 NOT_PART_OF_THE_TEXT = ("output_file", "use_cpu", "checks", "dataloader_num_workers")
@@ -99,22 +97,19 @@ class Writer:
         """One pass over `rows`, shared over the processes; returns the samples of all of them."""
         rows = [row for row in rows if row["label"] is not None] if shown and self.args.label_shown != "hint" else rows
         batches = fixed_batches(rows, self.args.per_device_batch_size, first=first)
-        finished = self.log.load()
-        self.accelerator.wait_for_everyone()
-        mine = [i for i in batches if i % self.accelerator.num_processes == self.accelerator.process_index]
-        todo = {i: batches[i] for i in mine if i not in finished}
-        if todo and self.model is None:
+        if self.model is None and not set(batches) <= set(self.log.load()):
             self.model = load_base(self.base, device=self.accelerator.device).eval()
-        workers = self.args.dataloader_num_workers
-        loader = DataLoader(ClipBatches(self.collator, todo), batch_size=None, num_workers=workers)
-        title = "rationales, label shown" if shown else "rationales"
-        for number, pairs in tqdm(loader, desc=title, unit="batch", disable=not self.accelerator.is_main_process):
-            self.log.append(number, self._write_batch(number, pairs, shown=shown))
-        self.accelerator.wait_for_everyone()
-        finished = self.log.load()
-        return [s for i in batches for s in finished[i]]
+        return run_batches(
+            lambda number, pairs: self._write_batch(number, pairs, shown=shown),
+            batches,
+            self.log,
+            self.accelerator,
+            self.collator,
+            title="rationales, label shown" if shown else "rationales",
+            workers=self.args.dataloader_num_workers,
+        )
 
-    def _write_batch(self, number: int, pairs: list[tuple[Row, Any]], *, shown: bool) -> list[Sample]:
+    def _write_batch(self, number: int, pairs: Pairs, *, shown: bool) -> list[Sample]:
         for _, clip in pairs:
             if isinstance(clip, ClipError):
                 raise clip
@@ -145,7 +140,7 @@ class Writer:
                 "video": row["video"],
                 "label": row["label"],
                 "sample": offset + k,
-                "prompt_fingerprint": hashlib.sha256(prompts[i].encode()).hexdigest()[:12],
+                "prompt_fingerprint": fingerprint(prompts[i]),
                 "shown": shown and row["label"] is not None,
                 "decoding": decoding,
                 "seed": seed,

@@ -4,6 +4,7 @@ Input: a YAML recipe and overrides. Output: one filled dataclass per group of op
 """
 
 import dataclasses
+import sys
 import textwrap
 import types
 import typing
@@ -32,7 +33,7 @@ RENAMED = {
     "lora_target_modules": "train_parts (llm, merger, vision)",
     "dataset_name": "task (a task card says where the data is)",
     "attn_impl": "attn_implementation",
-    "group_by_length": "train_sampling_strategy",
+    "group_by_length": "train_sampling_strategy (random or sequential)",
 }
 
 
@@ -77,7 +78,7 @@ def parse_recipe(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
 
 def print_help(classes: Sequence[type]) -> None:
     """Prints every option of an entry with its default, then ends the process."""
-    print("usage: SCRIPT x.yaml [--key value ...]; the keys of the recipe are:\n")
+    print(f"usage: {Path(sys.argv[0]).name} x.yaml [--key value ...]; the keys of the recipe are:\n")
     for cls in classes:
         print(f"{cls.__name__}: {(cls.__doc__ or '').strip().splitlines()[0]}")
         own = vars(cls).get("__annotations__", {})

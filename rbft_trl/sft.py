@@ -13,7 +13,8 @@ from typing import Any
 from accelerate.utils import set_seed
 from datasets import Dataset
 
-from rbft_trl.configs import AdapterArguments, DataArguments, ModelArguments, StageArguments, TrainingConfig
+from rbft_trl.configs import AdapterArguments, DataArguments, ModelArguments, StageArguments
+from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.model.checkpoints import prepare_output, weights_fingerprint
 from rbft_trl.model.collator import ClipCollator
@@ -27,20 +28,111 @@ from rbft_trl.model.loading import (
     prepare_for_training,
 )
 from rbft_trl.model.provenance import check_same, check_unseen, groups_of, read_record, write_record
-from rbft_trl.model.trainer import KeepPresentations, LabelTrainer, RationaleTrainer
+from rbft_trl.model.trainer import KeepPresentations, LabelTrainer, RationaleTrainer, VideoSFTTrainer
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.stage_rows import check_lengths, check_stage0, training_rows
-from rbft_trl.start import data_fingerprint, of_split, open_task
+from rbft_trl.start import Row, data_fingerprint, of_split, open_task
+from rbft_trl.training_config import TrainingConfig
 
 OPTIONS = (DataArguments, ModelArguments, AdapterArguments, StageArguments, TrainingConfig)
 
 
 def main(argv: list[str]) -> dict[str, Any]:
     """Trains one stage; returns its record (rbft.json)."""
-    data, base, adapters, stage, training = parse_recipe(argv, *OPTIONS)
+    plan = make_plan(*parse_recipe(argv, *OPTIONS))
+    training = plan.training
+    resume, done = prepare_output(training, plan.recipe)
+    if done:
+        return read_record(training.output_dir)
+
+    trainer = make_trainer(plan)
+    if resume:
+        trainer.presentations = json.loads((Path(resume) / KeepPresentations.FILE).read_text())
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=resume)
+    seconds = time.perf_counter() - started
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.accelerator.is_main_process:
+        write_record(training.output_dir, plan.card, make_record(plan, trainer, seconds))
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+    return read_record(training.output_dir)
+
+
+@dataclasses.dataclass
+class Plan:
+    """One stage, checked: everything that is known before a model is loaded."""
+
+    base: ModelArguments
+    adapters: AdapterArguments
+    stage: StageArguments
+    training: TrainingConfig
+    card: TaskCard
+    collator: ClipCollator
+    rows: list[Row]
+    train: list[Row]
+    validation: list[Row]
+    parent: dict[str, Any] | None
+    same: dict[str, Any]
+    recipe: dict[str, Any]
+
+
+def make_plan(
+    data: DataArguments,
+    base: ModelArguments,
+    adapters: AdapterArguments,
+    stage: StageArguments,
+    training: TrainingConfig,
+) -> Plan:
+    """Reads the data and the parent, and checks that all of it fits.
+
+    Raises:
+        UserError: for every mistake that can be seen without the weights.
+    """
     card, source, rows, frames = open_task(data)
     check_model_arguments(base, use_cpu=training.use_cpu)
+    check_options(base, adapters, training)
     fingerprint = base_fingerprint(base.model_name_or_path, base.model_revision)
+    same = {"base": fingerprint, "frames": frames.to_dict(), "definitions": data.definitions}
+    same |= {"adapters": dataclasses.asdict(adapters), "shots": data.shots, "draw": data.draw}
+    parent = None if stage.init == "base" else read_parent(stage.init, card, rows, same)
+    check_stage0(stage, card, same)
+    train = training_rows(rows, stage, card)
+    validation = [row | {"target": "label", "text": ""} for row in of_split(rows, "validation")]
+    if training.eval_strategy != "no" and not validation:
+        raise UserError(
+            f"eval_strategy is '{training.eval_strategy.value}' but {card.path} has no validation clip; set it to no"
+        )
+    if validation and training.eval_strategy != "no" and training.validate_by_score:
+        check_scoring_attention(base)
+    batch = training.train_batch_size * training.world_size
+    if training.dataloader_drop_last and len(train) < batch:
+        raise UserError(
+            f"{len(train)} training rows do not fill one batch of {batch}, and dataloader_drop_last is true; "
+            "lower per_device_train_batch_size or set it to false"
+        )
+    resolved = recipe(data, base, adapters, stage, training)
+    resolved |= {"rows": data_fingerprint(train + validation, source.root), "processes": training.world_size}
+    resolved |= {"base": fingerprint, "card": card.fingerprint(), "parent": parent and parent["weights"]}
+    collator = ClipCollator(
+        load_processor(base.model_name_or_path, base.model_revision),
+        card,
+        source.root,
+        frames,
+        definitions=data.definitions,
+        label_in_prompt=stage.label_in_prompt,
+    )
+    check_lengths(train + validation, collator, training.max_length)
+    return Plan(base, adapters, stage, training, card, collator, rows, train, validation, parent, same, resolved)
+
+
+def check_options(base: ModelArguments, adapters: AdapterArguments, training: TrainingConfig) -> None:
+    """Options that contradict one another.
+
+    Raises:
+        UserError: naming both and the way out.
+    """
     if base.load_in_4bit and not adapters.use_peft:
         raise UserError("load_in_4bit is true but use_peft is false: 4-bit weights cannot be trained; set one of them")
     for part in ("merger", "vision"):
@@ -53,92 +145,66 @@ def main(argv: list[str]) -> dict[str, Any]:
             f"{training.n_gpu} GPUs are visible to one process; start with accelerate launch, or set "
             "CUDA_VISIBLE_DEVICES=0"
         )
-    same = {"base": fingerprint, "frames": frames.to_dict(), "definitions": data.definitions}
-    same |= {"adapters": dataclasses.asdict(adapters), "shots": data.shots, "draw": data.draw}
-    parent = None
-    if stage.init != "base":
-        parent = read_record(stage.init)
-        if parent["target"] == "label":
-            raise UserError(
-                f"init '{stage.init}' was trained on labels already; name the folder of a stage 1, or base"
-            )
-        check_same(parent, stage.init, card, **same)
-        check_unseen(parent, stage.init, rows, "validation")
-        check_unseen(parent, stage.init, rows, "test")
-    check_stage0(stage, card, same)
-    train = training_rows(rows, stage, card)
-    validation = [row | {"target": "label", "text": ""} for row in of_split(rows, "validation")]
-    if training.eval_strategy != "no" and not validation:
-        raise UserError(
-            f"eval_strategy is '{training.eval_strategy.value}' but {card.path} has no validation clip; set it to no"
-        )
-    if validation and training.eval_strategy != "no" and training.validate_by_score:
-        check_scoring_attention(base)
-    resolved = recipe(data, base, adapters, stage, training)
-    resolved |= {"rows": data_fingerprint(train + validation, source.root), "processes": training.world_size}
-    resolved |= {"base": fingerprint, "card": card.fingerprint(), "parent": parent and parent["weights"]}
-    processor = load_processor(base.model_name_or_path, base.model_revision)
-    collator = ClipCollator(
-        processor, card, source.root, frames, definitions=data.definitions, label_in_prompt=stage.label_in_prompt
-    )
-    check_lengths(train + validation, collator, training.max_length)
-    batch = training.train_batch_size * training.world_size
-    if training.dataloader_drop_last and len(train) < batch:
-        raise UserError(
-            f"{len(train)} training rows do not fill one batch of {batch}, and dataloader_drop_last is true; "
-            "lower per_device_train_batch_size or set it to false"
-        )
-    resume, done = prepare_output(training, resolved)
-    if done:
-        return read_record(training.output_dir)
 
+
+def read_parent(init: str, card: TaskCard, rows: list[Row], same: dict[str, Any]) -> dict[str, Any]:
+    """The record of the stage that this one starts from, if it fits.
+
+    Raises:
+        UserError: if it learned labels already, has another base, labels, frames or adapters, or saw held-out clips.
+    """
+    parent = read_record(init)
+    if parent["target"] == "label":
+        raise UserError(f"init '{init}' was trained on labels already; name the folder of a stage 1, or base")
+    check_same(parent, init, card, **same)
+    check_unseen(parent, init, rows, "validation")
+    check_unseen(parent, init, rows, "test")
+    return parent
+
+
+def make_trainer(plan: Plan) -> VideoSFTTrainer:
+    """Loads the model, from the base or the parent, and gives it to the trainer of this stage."""
+    stage, training = plan.stage, plan.training
     set_seed(training.seed)
-    full_parent = parent is not None and not adapters.use_peft
-    start = dataclasses.replace(base, model_name_or_path=stage.init, model_revision=None) if full_parent else base
-    model = load_base(start, device=training.device)
-    adapter = stage.init if parent is not None and adapters.use_peft else None
-    model = prepare_for_training(model, adapters, adapter=adapter)
-
+    start, adapter = plan.base, None
+    if plan.parent is not None and plan.adapters.use_peft:
+        adapter = stage.init
+    elif plan.parent is not None:
+        start = dataclasses.replace(plan.base, model_name_or_path=stage.init, model_revision=None)
+    model = prepare_for_training(load_base(start, device=training.device), plan.adapters, adapter=adapter)
     trainer = (LabelTrainer if stage.target == "label" else RationaleTrainer)(
         model=model,
         args=training,
-        train_dataset=Dataset.from_list(train),
-        eval_dataset=Dataset.from_list(validation) if validation else None,
-        data_collator=collator,
-        processing_class=processor,
+        train_dataset=Dataset.from_list(plan.train),
+        eval_dataset=Dataset.from_list(plan.validation) if plan.validation else None,
+        data_collator=plan.collator,
+        processing_class=plan.collator.processor,
     )
-    if training.validate_by_score and validation:
-        scorer, size = LabelScorer(collator), training.per_device_eval_batch_size
+    if training.validate_by_score and plan.validation:
+        scorer, size = LabelScorer(plan.collator), training.per_device_eval_batch_size
         trainer.score_validation = lambda m, clips: scorer.right(m, clips, batch_size=size)
     trainer.add_callback(KeepPresentations(trainer))
-    if resume:
-        trainer.presentations = json.loads((Path(resume) / KeepPresentations.FILE).read_text())
-    started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=resume)
-    seconds = time.perf_counter() - started
-    trainer.save_model()
-    trainer.save_state()
+    return trainer
 
-    record = same | {
-        "labels": card.names,
-        "trained_on": sorted({*groups_of(rows, "train"), *(parent["trained_on"] if parent else [])}),
-        "selected_by": sorted({*groups_of(rows, "validation"), *(parent["selected_by"] if parent else [])}),
-        "model_name_or_path": base.model_name_or_path,
-        "target": stage.target,
+
+def make_record(plan: Plan, trainer: VideoSFTTrainer, seconds: float) -> dict[str, Any]:
+    """What travels with the checkpoint as rbft.json; eval.py and the next stage read it."""
+    parent = plan.parent
+    return plan.same | {
+        "labels": plan.card.names,
+        "trained_on": sorted({*groups_of(plan.rows, "train"), *(parent["trained_on"] if parent else [])}),
+        "selected_by": sorted({*groups_of(plan.rows, "validation"), *(parent["selected_by"] if parent else [])}),
+        "model_name_or_path": plan.base.model_name_or_path,
+        "target": plan.stage.target,
         "init": "base" if parent is None else parent["weights"],
         "steps": trainer.state.global_step,
         "presentations": trainer.presentations,
         "seconds": round(seconds, 2),
         "best_validation": trainer.state.best_metric,
         "curves": trainer.state.log_history,
-        "recipe": resolved,
+        "recipe": plan.recipe,
+        "weights": weights_fingerprint(plan.training.output_dir),
     }
-    if trainer.accelerator.is_main_process:
-        record["weights"] = weights_fingerprint(training.output_dir)
-        write_record(training.output_dir, card, record)
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
-    return read_record(training.output_dir)
 
 
 def recipe(*groups: Any) -> dict[str, Any]:

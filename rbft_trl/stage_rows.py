@@ -3,7 +3,6 @@
 Input: rows of this draw, the stage's options. Output: rows {id, video, label, target, text}; all checks of both.
 """
 
-import hashlib
 import json
 import warnings
 from pathlib import Path
@@ -93,13 +92,9 @@ def _check_sample(sample: dict[str, Any], by_id: dict[str, Row], card: TaskCard,
 
 def _warn_of_other_prompt(samples: list[dict[str, Any]], card: TaskCard, place: str) -> None:
     """Rationales that answer another prompt than the student's are a trap of the original data, not an error."""
-    known = {_fingerprint(card.rationale_prompt(definitions=d)) for d in (True, False)}
+    known = card.blind_fingerprints()
     other = sum(not s.get("shown") and s.get("prompt_fingerprint") not in {*known, "oracle"} for s in samples)
     if other:
         warnings.warn(
             f"{place}: {other} rationales answer another prompt than the student is trained on", stacklevel=2
         )
-
-
-def _fingerprint(prompt: str) -> str:
-    return hashlib.sha256(prompt.encode()).hexdigest()[:12]

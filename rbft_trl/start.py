@@ -3,7 +3,6 @@
 Input: the data options of a recipe. Output: the card, the rows of this draw, and the sampler's settings.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from rbft_trl.configs import DataArguments
 from rbft_trl.data.rows import check_files, load_rows
 from rbft_trl.data.splits import check_splits, draw_shots
-from rbft_trl.data.task import DataSource, TaskCard
+from rbft_trl.data.task import DataSource, TaskCard, fingerprint
 from rbft_trl.data.video import FrameSettings
 from rbft_trl.errors import UserError
 
@@ -31,19 +30,7 @@ def open_task(args: DataArguments) -> tuple[TaskCard, DataSource, list[Row], Fra
     rows = load_rows(card)
     check_files(rows, card.data.root, card.data.how_to_get)
     check_splits(rows, card)
-    return card, card.data, draw_shots(rows, args.shots, seed=args.draw), frame_settings(args)
-
-
-def frame_settings(args: DataArguments) -> FrameSettings:
-    """The one sampler's settings; 8 frames if neither `num_frames` nor `fps` is given."""
-    num_frames = 8 if args.num_frames is None and args.fps is None else args.num_frames
-    return FrameSettings(
-        num_frames=num_frames,
-        fps=args.fps,
-        max_frames=args.max_frames,
-        min_pixels=args.min_pixels,
-        max_pixels=args.max_pixels,
-    )
+    return card, card.data, draw_shots(rows, args.shots, seed=args.draw), args.frames()
 
 
 def of_split(rows: list[Row], split: str) -> list[Row]:
@@ -51,13 +38,7 @@ def of_split(rows: list[Row], split: str) -> list[Row]:
     return [row for row in rows if row["split"] == split and row["label"] is not None]
 
 
-def fixed_batches(rows: list[Row], size: int, *, first: int = 0) -> dict[int, list[Row]]:
-    """Numbered batches over the sorted ids: the same clips share a batch whatever the number of processes."""
-    ordered = sorted(rows, key=lambda row: row["id"])
-    return {first + i // size: ordered[i : i + size] for i in range(0, len(ordered), size)}
-
-
 def data_fingerprint(rows: list[Row], root: Path) -> str:
     """Twelve hex digits over ids, labels, splits and file sizes: tells whether a finished part still fits the data."""
     seen = [[*(str(row.get(k)) for k in FINGERPRINTED), (root / row["video"]).stat().st_size] for row in rows]
-    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:12]
+    return fingerprint(json.dumps(seen))

@@ -12,12 +12,17 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rbft_trl import configs
-from rbft_trl.configs import IGNORED_BY_US, TrainingConfig, option
+from rbft_trl import configs, training_config
+from rbft_trl.configs import option
 from rbft_trl.errors import UserError
 from rbft_trl.recipe import RENAMED, parse_recipe, split_argv
 
-OWN = [cls for cls in vars(configs).values() if isinstance(cls, type) and cls.__module__ == configs.__name__]
+OWN = [
+    cls
+    for module in (configs, training_config)
+    for cls in vars(module).values()
+    if isinstance(cls, type) and cls.__module__ == module.__name__
+]
 EXAMPLES = settings(
     max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -262,39 +267,3 @@ def test_renamed_keys_lead_to_a_key_that_exists(old: str) -> None:
     assert new in known and new not in RENAMED
     with pytest.raises(UserError, match=f"the key '{old}' is now called {new}"):
         parse_recipe([f"--{old}=1"], *OWN)
-
-
-VALUES: dict[str, Any] = {"dataset_num_proc": 2, "neftune_noise_alpha": 5.0, "label_smoothing_factor": 0.1}
-VALUES |= {"dataset_kwargs": {"a": 1}, "model_init_kwargs": {"a": 1}, "pad_to_multiple_of": 8}
-VALUES |= dict.fromkeys(
-    ["chat_template_path", "eos_token", "pad_token", "dataset_text_field", "truncation_mode", "packing_strategy"], "a"
-)
-
-
-@pytest.mark.parametrize("key", IGNORED_BY_US)
-def test_settings_that_would_be_ignored_are_refused(key: str, recipe: Callable[..., str]) -> None:
-    with pytest.raises(UserError, match=f"'{key}'"):
-        parse_recipe([recipe(**{"output_dir": "out", key: VALUES.get(key, True)})], TrainingConfig)
-
-
-def test_a_right_training_recipe_is_taken(recipe: Callable[..., str]) -> None:
-    path = recipe(output_dir="out", use_cpu=True, learning_rate="1e-4", report_to="none", optim="adamw_torch")
-    (args,) = parse_recipe([path, "--eval_strategy", "no", "--save_strategy=epoch"], TrainingConfig)
-    assert args.learning_rate == 1e-4 and args.eval_strategy == "no" and args.save_strategy == "epoch"
-
-
-@pytest.mark.parametrize(
-    ("argv", "words"),
-    [
-        (["--eval_strategy", "epochs"], ["--eval_strategy is 'epochs'", "no or steps or epoch"]),
-        (["--optim", "adam"], ["--optim is 'adam'", "adamw_torch"]),
-        (["--lr_scheduler_type", "cosin"], ["--lr_scheduler_type is 'cosin'", "cosine"]),
-        (["--fp16"], ["fp16", "bf16"]),
-        (["--loss_type", "dft"], ["loss_type 'dft'", "nll"]),
-        (["--load_best_model_at_end"], ["the command line", "strategy"]),  # transformers' own check
-    ],
-)
-def test_training_settings_that_are_refused(argv: list[str], words: list[str]) -> None:
-    with pytest.raises(UserError) as caught:
-        parse_recipe(["--output_dir", "out", "--use_cpu", *argv], TrainingConfig)
-    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)

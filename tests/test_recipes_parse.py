@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from rbft_trl.configs import DataArguments, RationaleArguments, StageArguments, TrainingConfig
+from rbft_trl.configs import DataArguments, RationaleArguments, StageArguments
 from rbft_trl.data.task import FINAL_LINE, TaskCard
 from rbft_trl.recipe import parse_recipe
-from rbft_trl.start import frame_settings
+from rbft_trl.training_config import TrainingConfig
 
 REPOSITORY = Path(__file__).parents[1]
 FOLDER = REPOSITORY / "recipes"
@@ -76,7 +76,7 @@ def test_the_recipe_is_parsed_by_its_entry(path: Path, monkeypatch: pytest.Monke
     assert groups
     if data := groups.get(DataArguments):
         assert Path(data.task) in CARDS
-        frame_settings(data)
+        data.frames()
     if stage := groups.get(StageArguments):
         assert (stage.rationales is not None) == (stage.target != "label")
         assert stage.init == "base" or "stage1" in stage.init

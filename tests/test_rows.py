@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from rbft_trl.batches import fixed_batches
 from rbft_trl.configs import DataArguments
 from rbft_trl.data.rows import check_files, load_rows
 from rbft_trl.data.task import DataSource, TaskCard
 from rbft_trl.errors import UserError
-from rbft_trl.start import fixed_batches, of_split, open_task
+from rbft_trl.start import of_split, open_task
 
 HEADER = "id,video,label,split,group\n"
 TWO = HEADER + "1,a.mp4,cat,train,g1\n2,b.mp4,fire alarm,test,g2\n"
@@ -151,6 +152,24 @@ def test_class_folders(tmp_path: Path) -> None:
     (tmp_path / "cats").mkdir()
     with pytest.raises(UserError, match=r"cats' is no label of .*did you mean 'cat'"):
         load_rows(make_card(tmp_path))
+
+
+def test_a_clip_beside_the_class_folders_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.mp4", "b.mp4", "._c.mp4", "notes.txt")
+    with pytest.raises(UserError, match=r"1 clips lie directly in .*, e\.g\. 'b\.mp4', .* folder of its class"):
+        load_rows(make_card(tmp_path))
+
+
+def test_files_that_are_not_read_are_told(tmp_path: Path) -> None:
+    touch(tmp_path, *[f"cat/{i}.mp4" for i in range(5)], "cat/old.wmv", "cat/.DS_Store", "fire alarm/a.mkv")
+    with pytest.warns(UserWarning, match=r"1 files below .* are not read as clips, e\.g\. 'cat/old\.wmv'; .*\.mkv"):
+        assert len(load_rows(make_card(tmp_path))) == 6
+
+
+def test_a_share_beside_a_split_column_is_told(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(TWO)
+    with pytest.warns(UserWarning, match=r"data\.test is ignored because .* split column; leave it out"):
+        load_rows(make_card(tmp_path, "rows.csv", test=0.3))
 
 
 def test_empty_class_folders_hold_no_clip(tmp_path: Path) -> None:

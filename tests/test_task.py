@@ -232,7 +232,7 @@ def test_root_is_relative_to_the_card_and_annotations_to_the_root(tmp_path: Path
     card = TaskCard.from_yaml(write_card(tmp_path, data={"root": "sub/clips", "annotations": "a.csv"}))
     assert card.data is not None
     assert card.data.root == tmp_path / "sub/clips" and card.data.annotations == tmp_path / "sub/clips/a.csv"
-    assert (card.data.validation, card.data.test, card.data.split_seed) == (0.15, 0.15, 0)
+    assert (card.data.validation, card.data.test, card.data.split_seed) == (None, None, None)
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes/tasks").glob("*.yaml")), ids=lambda path: path.name)

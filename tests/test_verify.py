@@ -1,6 +1,5 @@
 """Checks of rationales: every planted fault is found, clean texts pass, no text crashes, no row is lost."""
 
-import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rbft_trl.data.task import PROMPT_FOLDER, TaskCard
+from rbft_trl.data.task import PROMPT_FOLDER, TaskCard, fingerprint
 from rbft_trl.errors import UserError
 from rbft_trl.evidence import verify
 from rbft_trl.evidence.verify import check_rationales, kept_share, require_every_class
@@ -29,10 +28,6 @@ CARD = TaskCard(
     },
 )
 CLEAN = "Bright flames rise from the pan on the stove."
-
-
-def fingerprint(prompt: str) -> str:
-    return hashlib.sha256(prompt.encode()).hexdigest()[:12]
 
 
 def row(text: str, label: str | None = "fire alarm", *, clip: str = "a", shown: bool = False) -> dict[str, Any]:
@@ -170,6 +165,23 @@ def test_none_keeps_all_and_warns_with_the_share() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_rationales([row(concluded(CLEAN))], CARD, mode="none")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("As the expert says, flames rise behind the window of the kitchen.", "hint_cited"),
+        ("The expert\u2019s opinion is right: flames rise behind the window.", "hint_cited"),
+        ("Flames rise behind the window, which fits the given label well.", "hint_cited"),
+        ("Flames rise behind the window, as stated in the question above.", "hint_cited"),
+        ("An experienced climber hands the labelled box to a correct class of pupils.", None),
+    ],
+)
+def test_a_hinted_rationale_must_not_argue_from_the_hint(text: str, reason: str | None) -> None:
+    shown, blind = (
+        check_rationales([row(concluded(text), shown=shown)], CARD, mode="all")[0] for shown in (True, False)
+    )
+    assert shown["reason"] == reason and blind["reason"] is None
 
 
 def test_kept_share_and_every_class(tmp_path: Path) -> None:

@@ -29,8 +29,12 @@ SETTINGS = {
     "smoke": {"clips": 250, "warmup_steps": 4, "steps": 6, "batch": 16, "size": SMALLER},
 }
 # First mostly to see (short, cheap batches), then mostly to follow a prompt with a list of names.
-SEEING = {"caption": 0.42, "question": 0.2, "repeat": 0.23, "rationale": 0.05, "hint": 0.07, "label": 0.03}
-FOLLOWING = {"caption": 0.12, "question": 0.13, "repeat": 0.15, "rationale": 0.2, "hint": 0.25, "label": 0.15}
+SEEING = {
+    "caption": 0.38, "question": 0.16, "repeat": 0.18, "match": 0.06, "rationale": 0.04, "hint": 0.06, "label": 0.12,
+}  # fmt: skip
+FOLLOWING = {
+    "caption": 0.12, "question": 0.12, "repeat": 0.09, "match": 0.08, "rationale": 0.16, "hint": 0.18, "label": 0.25,
+}  # fmt: skip
 DENSE = ("colour", "shape", "size")
 assert set(SEEING) == set(FOLLOWING) == set(TASKS)
 
@@ -151,13 +155,13 @@ def _final_tokens(tokenizer: Any, example: Example) -> int:
 def train_language(
     model: nn.Module, processor: Any, clips: Any, settings: dict[str, Any], rng: np.random.Generator, out: Path
 ) -> dict[str, float]:
-    """Trains all parts on the six kinds of conversation; returns the last smoothed loss of each."""
+    """Trains all parts on every kind of conversation; returns the last smoothed loss of each."""
     draw = Conversations(model, processor, clips, settings["batch"], rng)
     optimizer, scheduler = make_optimizer(list(model.parameters()), settings["steps"])
     losses: dict[str, float] = {}
     bar = tqdm(range(settings["steps"]), desc="conversations", unit="step")
     for number in bar:
-        share = SEEING if number < 0.35 * settings["steps"] else FOLLOWING
+        share = SEEING if number < 0.3 * settings["steps"] else FOLLOWING
         task = str(rng.choice(list(share), p=list(share.values())))
         batch = draw.draw(task)
         labels = batch.pop("labels")

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -44,7 +45,17 @@ def load_rows(card: TaskCard) -> list[Row]:
         )
     _check_unique(rows)
     if all(row["split"] is None for row in rows):
-        rows = assign_splits(rows, validation=source.validation, test=source.test, seed=source.split_seed)
+        rows = assign_splits(
+            rows,
+            validation=0.15 if source.validation is None else source.validation,
+            test=0.15 if source.test is None else source.test,
+            seed=source.split_seed or 0,
+        )
+    elif ignored := [k for k in ("validation", "test", "split_seed") if getattr(source, k) is not None]:
+        warnings.warn(
+            f"{card.path}: data.{ignored[0]} is ignored because the annotations have a split column; leave it out",
+            stacklevel=2,
+        )
     for row in rows:
         if not _is_text(row["id"] + row["video"] + row["group"]):
             raise UserError(f"{row['place']!a}: id, video or group is no valid Unicode; rename the file")
@@ -84,18 +95,36 @@ def check_files(rows: list[Row], root: Path, how_to_get: str | None = None) -> N
 
 
 def _from_folders(root: Path, card: TaskCard) -> Iterator[Row]:
+    other = []  # files that are no clips, or whose ending is not known
+    if loose := [p.name for p in sorted(root.iterdir()) if _is_clip(p)]:
+        raise UserError(
+            f"{len(loose)} clips lie directly in '{root}', e.g. {_first(loose)}, and would have no label; "
+            "move each into the folder of its class"
+        )
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
         if folder.name not in card.labels:
             raise UserError(
                 f"the folder '{folder}' is no label of {card.path}{nearest(folder.name, card.names)}; "
                 "rename it, move it out, or add the label"
             )
-        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES):
-            if path.name.startswith("."):  # "._clip.mp4" of a Mac is no clip
+        for path in sorted(folder.rglob("*")):
+            if not _is_clip(path):
+                other += [path.relative_to(root).as_posix()] if path.is_file() and path.name[0] != "." else []
                 continue
             video = path.relative_to(root).as_posix()
             row = {"id": video, "video": video, "label": folder.name, "split": None, "group": video}
             yield row | {"place": str(path)}
+    if other:
+        warnings.warn(
+            f"{len(other)} files below '{root}' are not read as clips, e.g. {_first(other)}; endings that are: "
+            f"{', '.join(VIDEO_SUFFIXES)}",
+            stacklevel=2,
+        )
+
+
+def _is_clip(path: Path) -> bool:
+    """By its name alone; "._clip.mp4" of a Mac is none."""
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
 
 
 def _from_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -33,17 +33,19 @@ class DataSource:
         root (`Path`): Folder that holds the clips; every path in the annotation file is relative to it.
         annotations (`Path`, *optional*): CSV or JSONL with `id, video, label, split, group`. Without it the folders
             below `root` are the class names.
-        validation (`float`): Share of the labelled clips that is held out for validation if no split is given.
-        test (`float`): Share of the labelled clips that is held out for the test if no split is given.
-        split_seed (`int`): Seed of that split.
+        validation (`float`, *optional*): Share of the labelled clips that is held out for validation if no
+            split is given; 0.15 if left out.
+        test (`float`, *optional*): Share of the labelled clips that is held out for the test if no split is
+            given; 0.15 if left out.
+        split_seed (`int`, *optional*): Seed of that split; 0 if left out.
         how_to_get (`str`, *optional*): What to run or read if the clips are not there; shown in the message.
     """
 
     root: Path
     annotations: Path | None = None
-    validation: float = 0.15
-    test: float = 0.15
-    split_seed: int = 0
+    validation: float | None = None
+    test: float | None = None
+    split_seed: int | None = None
     how_to_get: str | None = None
 
 
@@ -125,7 +127,11 @@ class TaskCard:
     def fingerprint(self) -> str:
         """Twelve hex digits over everything that a model sees of the card."""
         seen = [list(self.labels.items()), self.question, self.role, self.aspects, sorted(self.prompts.items())]
-        return hashlib.sha256(json.dumps(seen, ensure_ascii=False).encode()).hexdigest()[:12]
+        return fingerprint(json.dumps(seen, ensure_ascii=False))
+
+    def blind_fingerprints(self) -> set[str]:
+        """Of the prompts that ask for a rationale without showing the label, with and without definitions."""
+        return {fingerprint(self.rationale_prompt(definitions=definitions)) for definitions in (True, False)}
 
     def label_prompt(self, *, definitions: bool = True) -> str:
         """The prompt of stage 2, direct SFT, scoring and prediction; its answer is the bare class name."""
@@ -180,6 +186,11 @@ class TaskCard:
     def _fill(self, name: str, **values: str) -> str:
         known = {"question": self.question, "role": self.role, "aspects": ", ".join(self.aspects), **values}
         return Template(self.prompts[name]).substitute(known).rstrip("\n")
+
+
+def fingerprint(text: str) -> str:
+    """Twelve hex digits that stand for a text in records."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def normalise(name: str) -> str:

@@ -3,7 +3,6 @@
 Input: rows of rationales.jsonl and the task card. Output: the same rows in the same order, with verdict and reason.
 """
 
-import hashlib
 import re
 import warnings
 from collections import Counter
@@ -27,6 +26,15 @@ REFUSAL = re.compile(
     rf"\bi(?: am|'m)?(?: can't| cannot| can not| unable to| not able to| won't) (?:{TASK_VERBS})"
     r"|\bi(?: am|'m) sorry,? (?:but|i )|\bas an? (?:ai|(?:large )?language model)\b"
     r"|\bno (?:video|clip|image)s? (?:was|were|is|has been|have been) (?:provided|attached|given|uploaded)"
+)
+
+
+# Words by which a rationale shows that it was told the answer. English only, as the package's own hint prompt is.
+CITED = re.compile(
+    r"\bexperts?(?:'s)? (?:say|said|state|claim|note|opinion|assess|annotat|label|judg|classif)"
+    r"|\baccording to (?:an|the|this) expert\b"
+    r"|\b(?:given|provided|stated|mentioned|hinted|gold|ground[- ]truth) (?:label|class|classification|answer)\b"
+    r"|\bas (?:stated|given|told|labell?ed|mentioned)\b|\b(?:the|a) hint\b"
 )
 
 
@@ -83,7 +91,12 @@ def label_in_prompt(sample: Sample, card: TaskCard) -> str | None:
     in the closed list. Rows without a fingerprint (written by hand) say nothing to check."""
     if sample.get("shown") or sample.get("prompt_fingerprint") is None:
         return None
-    return "label_in_prompt" if sample["prompt_fingerprint"] not in _blind_fingerprints(card) else None
+    return "label_in_prompt" if sample["prompt_fingerprint"] not in card.blind_fingerprints() else None
+
+
+def hint_cited(reasoning: str) -> str | None:
+    """A rationale that argues from what it was told ("as the expert says") teaches the student nothing to look at."""
+    return "hint_cited" if CITED.search(normalise(reasoning.replace("\u2019", "'"))) else None
 
 
 def label_in_reasoning(reasoning: str, card: TaskCard, *, min_words: int = MIN_WORDS) -> str | None:
@@ -178,7 +191,7 @@ def _reason(sample: Sample, card: TaskCard, *, full: bool) -> str | None:
         found = found or no_label(text, card) or wrong_label(text, gold, card)
     if full:
         found = found or length(reasoning) or label_in_prompt(sample, card)
-        found = found or (label_in_reasoning(reasoning, card) if blind else None)
+        found = found or (label_in_reasoning(reasoning, card) if blind else hint_cited(reasoning))
     return found
 
 
@@ -197,11 +210,6 @@ def _warn_of_wrong_lines(samples: list[Sample], card: TaskCard) -> None:
 def _prompt_runs(prompt: str, definitions: tuple[str, ...], run: int) -> frozenset[tuple[str, ...]]:
     allowed = {gram for text in definitions for gram in _runs(words(text), run)}
     return frozenset(set(_runs(words(prompt), run)) - allowed)
-
-
-def _blind_fingerprints(card: TaskCard) -> set[str]:
-    prompts = [card.rationale_prompt(definitions=definitions) for definitions in (True, False)]
-    return {hashlib.sha256(prompt.encode()).hexdigest()[:12] for prompt in prompts}
 
 
 def _runs(said: Sequence[str], size: int) -> list[tuple[str, ...]]:

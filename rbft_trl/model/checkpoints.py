@@ -7,10 +7,10 @@ from typing import Any
 
 from accelerate import PartialState
 
-from rbft_trl.configs import TrainingConfig
 from rbft_trl.data.jsonl import write_json
 from rbft_trl.errors import UserError
 from rbft_trl.model.provenance import RECORD_FILE
+from rbft_trl.training_config import TrainingConfig
 
 RECIPE_FILE = "recipe.json"
 MAY_DIFFER = ("resume_from_checkpoint", "run_name", "report_to", "logging_steps", "disable_tqdm", "local_rank")

@@ -1,0 +1,59 @@
+"""The loop that stage 0 and evaluation share: fixed batches, dealt to processes, each written down when it is done.
+
+Input: numbered batches of rows and a function of one batch. Output: what it returned, in order, over all processes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from rbft_trl.data.jsonl import BatchLog
+from rbft_trl.data.video import Clip, ClipError
+from rbft_trl.model.collator import ClipBatches, ClipCollator
+
+Row = dict[str, Any]
+Pairs = list[tuple[Row, Clip | ClipError]]
+
+
+def fixed_batches(rows: list[Row], size: int, *, first: int = 0) -> dict[int, list[Row]]:
+    """Numbered batches over the sorted ids: the same clips share a batch whatever the number of processes."""
+    ordered = sorted(rows, key=lambda row: row["id"])
+    return {first + i // size: ordered[i : i + size] for i in range(0, len(ordered), size)}
+
+
+def run_batches(
+    work: Callable[[int, Pairs], list[Row]],
+    batches: dict[int, list[Row]],
+    log: BatchLog,
+    accelerator: Accelerator,
+    collator: ClipCollator,
+    *,
+    title: str,
+    workers: int,
+) -> list[Row]:
+    """Runs `work` on every batch that the log does not hold yet.
+
+    Args:
+        work (`Callable`): From a batch's number and its rows with their clips (or why a clip cannot be read) to rows.
+        batches (`dict`): Of `fixed_batches`; process r of n takes every n-th.
+        log (`BatchLog`): Finished batches, of all processes.
+        accelerator (`Accelerator`): The processes.
+        collator (`ClipCollator`): Reads the clips.
+        title (`str`): Of the progress bar.
+        workers (`int`): Processes that read clips ahead.
+
+    Returns:
+        `list[dict]`: The rows of every batch in the order of the batches, whatever the number of processes.
+    """
+    finished = log.load()
+    accelerator.wait_for_everyone()  # nobody appends before everybody has read
+    mine = [i for i in batches if i % accelerator.num_processes == accelerator.process_index and i not in finished]
+    loader = DataLoader(ClipBatches(collator, {i: batches[i] for i in mine}), batch_size=None, num_workers=workers)
+    for number, pairs in tqdm(loader, desc=title, unit="batch", disable=not accelerator.is_main_process):
+        log.append(number, work(number, pairs))
+    accelerator.wait_for_everyone()
+    finished = log.load()
+    return [row for i in sorted(batches) for row in finished[i]]

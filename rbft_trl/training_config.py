@@ -1,0 +1,118 @@
+"""The options of training: TRL's SFTConfig, what this project adds, and what it refuses with the reason.
+
+Which other options an entry has is rbft_trl/configs.py.
+"""
+
+import importlib.util
+from dataclasses import dataclass
+
+from trl import SFTConfig
+
+from rbft_trl.configs import option
+from rbft_trl.errors import UserError, nearest
+
+IGNORED_BY_US = {
+    "packing": "one clip is one sequence here",
+    "eval_packing": "one clip is one sequence here",
+    "packing_strategy": "one clip is one sequence here",
+    "padding_free": "one clip is one sequence here",
+    "assistant_only_loss": "the loss is always on the answer only",
+    "completion_only_loss": "the loss is always on the answer only",
+    "dataset_kwargs": "rows become batches in the collator",
+    "dataset_num_proc": "rows become batches in the collator",
+    "dataset_text_field": "rows become batches in the collator",
+    "truncation_mode": "rows that are too long stop the run",
+    "chat_template_path": "the template of the base's processor is used",
+    "eos_token": "the end token of the base's tokenizer is used",
+    "pad_token": "the pad token of the base's tokenizer is used",
+    "model_init_kwargs": "use model_name_or_path, dtype, attn_implementation and load_in_4bit",
+    "trust_remote_code": "no code from the Hub is run",
+    "neftune_noise_alpha": "noise would reach the frames' embeddings",
+    "label_smoothing_factor": "TRL is removing it",
+    "use_liger_kernel": "TRL is removing it",
+    "push_to_hub": "this version does not push; use huggingface_hub's upload on the output folder",
+    "auto_find_batch_size": "it would change the batch, and with it the comparison",
+    "pad_to_multiple_of": "the collator pads to the longest row",
+    "enable_jit_checkpoint": "a checkpoint in the middle of a step does not resume exactly",
+    "do_train": "this entry always trains",
+    "do_eval": "eval_strategy says whether and when",
+    "do_predict": "use rbft_trl/eval.py",
+    "shuffle_dataset": "every epoch has an order of its own already",
+    "length_column_name": "rows are not grouped by length",
+    "liger_kernel_config": "TRL is removing liger",
+    "label_names": "the collator names them",
+    "include_for_metrics": "the one scorer computes the metrics",
+    "batch_eval_metrics": "the one scorer computes the metrics",
+    "hub_model_id": "this version does not push",
+    "hub_strategy": "this version does not push",
+    "hub_private_repo": "this version does not push",
+    "hub_always_push": "this version does not push",
+    "hub_revision": "this version does not push",
+    "parallelism_config": "this version runs one whole model per process",
+}
+
+
+@dataclass
+class TrainingConfig(SFTConfig):
+    """TRL's SFTConfig with what this project adds or fixes. Refused settings are named in `IGNORED_BY_US`."""
+
+    max_length: int | None = option(4096, "Most tokens (video and text) a row may have; longer rows stop the run.")
+    bf16: bool | None = option(None, "Mixed precision; on by default on a GPU, off on a CPU.")
+    activation_checkpointing: bool | None = option(None, "Recompute activations of the language model to save memory.")
+    gradient_checkpointing: bool | None = option(None, "The old name of `activation_checkpointing`; refused.")
+    learning_rate_merger: float | None = option(None, "Learning rate of the merger; `learning_rate` if left out.")
+    learning_rate_vision: float | None = option(None, "Learning rate of the tower; `learning_rate` if left out.")
+    remove_unused_columns: bool = option(False, "TRL's default is true; the collator reads our own columns.")
+    validate_by_score: bool = option(True, "Score the validation labels at every evaluation (`eval_accuracy`).")
+
+    def __post_init__(self) -> None:
+        for key, why in IGNORED_BY_US.items():
+            spec = self.__dataclass_fields__.get(key)
+            if spec is not None and getattr(self, key) not in (spec.default, None):
+                raise UserError(f"'{key}' is set to {getattr(self, key)!r} but would be ignored: {why}; leave it out")
+        if self.fp16 or self.fp16_full_eval:
+            raise UserError("fp16 gives NaN on this model family; use bf16: true on a GPU, or neither on a CPU")
+        if not self.output_dir:
+            raise UserError("'output_dir' is missing; name the folder that the run writes")
+        if self.deepspeed is not None or self.fsdp:
+            raise UserError("'deepspeed' and 'fsdp' are not supported in this version; use DDP (accelerate_configs/)")
+        if min(self.per_device_train_batch_size, self.per_device_eval_batch_size) < 1 or self.seed < 0:
+            raise UserError("batch sizes must be at least 1 and 'seed' at least 0")
+        if not 0 <= self.learning_rate < 1:
+            raise UserError(f"'learning_rate' is {self.learning_rate} but must be a number from 0 to below 1")
+        if self.num_train_epochs <= 0 and self.max_steps <= 0:
+            raise UserError(f"num_train_epochs is {self.num_train_epochs}, so nothing would be trained; raise it")
+        for name in [self.report_to] if isinstance(self.report_to, str) else self.report_to or []:
+            if name not in ("none", "all") and importlib.util.find_spec(name) is None:
+                raise UserError(
+                    f"report_to '{name}' needs the package {name}, which is not installed; install it or use none"
+                )
+        if self.loss_type != "nll":
+            raise UserError(f"loss_type '{self.loss_type}' is not supported; leave it out (nll)")
+        self._check_sampling_and_selection()
+        if self.remove_unused_columns:
+            raise UserError("'remove_unused_columns' is true but the collator reads id, video and label; leave it out")
+        if self.bf16 is None:
+            self.bf16 = not self.use_cpu and _has_bf16_gpu()
+        super().__post_init__()
+
+    def _check_sampling_and_selection(self) -> None:
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            raise UserError(
+                f"train_sampling_strategy '{self.train_sampling_strategy}' needs lengths, which are known only in the "
+                "collator; use random or sequential"
+            )
+        metrics = ["eval_accuracy", "eval_loss"] if self.validate_by_score else ["eval_loss"]
+        if self.metric_for_best_model is None and self.load_best_model_at_end:
+            self.metric_for_best_model = metrics[0]
+        chosen = self.metric_for_best_model
+        if chosen is not None and chosen.removeprefix("eval_") not in [name.removeprefix("eval_") for name in metrics]:
+            raise UserError(
+                f"metric_for_best_model '{chosen}' is not measured{nearest(chosen, metrics)}; use one of {metrics}"
+            )
+
+
+def _has_bf16_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()

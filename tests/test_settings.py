@@ -1,0 +1,85 @@
+"""Settings that would be ignored, cannot work or contradict each other are refused in one sentence."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rbft_trl import configs
+from rbft_trl.errors import UserError
+from rbft_trl.recipe import parse_recipe
+from rbft_trl.training_config import IGNORED_BY_US, TrainingConfig
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[..., str]:
+    def write(**values: Any) -> str:
+        path = tmp_path / "x.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return str(path)
+
+    return write
+
+
+VALUES: dict[str, Any] = {"dataset_num_proc": 2, "neftune_noise_alpha": 5.0, "label_smoothing_factor": 0.1}
+VALUES |= {"dataset_kwargs": {"a": 1}, "model_init_kwargs": {"a": 1}, "pad_to_multiple_of": 8}
+VALUES |= dict.fromkeys(
+    ["chat_template_path", "eos_token", "pad_token", "dataset_text_field", "truncation_mode", "packing_strategy"], "a"
+)
+VALUES |= dict.fromkeys(["length_column_name", "hub_model_id", "hub_revision"], "a") | {"hub_strategy": "end"}
+VALUES |= {"liger_kernel_config": {"a": True}, "label_names": ["a"], "include_for_metrics": ["loss"]}
+
+
+@pytest.mark.parametrize("key", IGNORED_BY_US)
+def test_settings_that_would_be_ignored_are_refused(key: str, recipe: Callable[..., str]) -> None:
+    with pytest.raises(UserError, match=f"'{key}'"):
+        parse_recipe([recipe(**{"output_dir": "out", key: VALUES.get(key, True)})], TrainingConfig)
+
+
+def test_a_right_training_recipe_is_taken(recipe: Callable[..., str]) -> None:
+    path = recipe(output_dir="out", use_cpu=True, learning_rate="1e-4", report_to="none", optim="adamw_torch")
+    (args,) = parse_recipe([path, "--eval_strategy", "no", "--save_strategy=epoch"], TrainingConfig)
+    assert args.learning_rate == 1e-4 and args.eval_strategy == "no" and args.save_strategy == "epoch"
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--eval_strategy", "epochs"], ["--eval_strategy is 'epochs'", "no or steps or epoch"]),
+        (["--optim", "adam"], ["--optim is 'adam'", "adamw_torch"]),
+        (["--lr_scheduler_type", "cosin"], ["--lr_scheduler_type is 'cosin'", "cosine"]),
+        (["--fp16"], ["fp16", "bf16"]),
+        (["--loss_type", "dft"], ["loss_type 'dft'", "nll"]),
+        (["--load_best_model_at_end"], ["the command line", "strategy"]),  # transformers' own check
+        (["--metric_for_best_model", "f1"], ["metric_for_best_model 'f1'", "eval_accuracy"]),
+        (["--metric_for_best_model", "accuracy", "--validate_by_score", "false"], ["'accuracy'", "['eval_loss']"]),
+        (["--train_sampling_strategy", "group_by_length"], ["train_sampling_strategy 'group_by_length'", "random"]),
+    ],
+)
+def test_training_settings_that_are_refused(argv: list[str], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_recipe(["--output_dir", "out", "--use_cpu", *argv], TrainingConfig)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cls", "argv", "words"),
+    [
+        (configs.DataArguments, ["--max_frames", "16"], ["'max_frames' is 16", "set fps"]),
+        (configs.DataArguments, ["--num_frames", "7"], ["the command line", "num_frames is 7", "even"]),
+        (configs.DataArguments, ["--num_frames", "8", "--fps", "2"], ["the command line", "exactly one"]),
+        (configs.DataArguments, ["--min_pixels", "9", "--max_pixels", "4"], ["the command line", "min_pixels is 9"]),
+        (configs.AdapterArguments, ["--use_peft", "false", "--lora_r", "8"], ["'lora_r' is 8", "use_peft is false"]),
+        (
+            configs.EvalArguments,
+            ["--output_dir", "out", "--method", "probe", "--label_score", "mean"],
+            ["'label_score' is 'mean'", "probe"],
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(cls: type, argv: list[str], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_recipe([*(["--task", "card.yaml"] if cls is configs.DataArguments else []), *argv], cls)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
