@@ -68,7 +68,7 @@ class TrainingConfig(SFTConfig):
     def __post_init__(self) -> None:
         for key, why in IGNORED_BY_US.items():
             spec = self.__dataclass_fields__.get(key)
-            if spec is not None and getattr(self, key) not in (spec.default, None):
+            if spec is not None and getattr(self, key) not in (spec.default, None, []):
                 raise UserError(f"'{key}' is set to {getattr(self, key)!r} but would be ignored: {why}; leave it out")
         if self.fp16 or self.fp16_full_eval:
             raise UserError("fp16 gives NaN on this model family; use bf16: true on a GPU, or neither on a CPU")

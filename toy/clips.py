@@ -1,7 +1,7 @@
 """Makes the toy data set: real H.264 clips, clips.csv, and the true attributes beside them.
 
 Output: OUT/clips/*.mp4, OUT/clips.csv (id, video, label, split, group), OUT/attributes.jsonl (truth and captions).
-Command: python toy/clips.py --out outputs/toy/clips --shift 0.5
+Command: python toy/clips.py --out outputs/toy/clips --shift 0.65
 """
 
 import argparse
@@ -21,7 +21,7 @@ from rbft_trl.data.jsonl import write_json, write_jsonl, write_text
 from rbft_trl.errors import UserError, run_entry
 from toy.scenes import FPS, LABELS, SIDE, Background, Scene, draw_background, draw_scene, render
 
-DEFAULT_SHIFT = 0.5
+DEFAULT_SHIFT = 0.65
 STAMP = "made.json"
 
 
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "outputs/toy/clips")
     parser.add_argument("--shift", type=float, default=DEFAULT_SHIFT, help="0: the base's own look; 1: only new looks")
     parser.add_argument("--labelled", type=int, default=24, help="labelled training clips per class")
-    parser.add_argument("--pool", type=int, default=512, help="training clips without a label")
+    parser.add_argument("--pool", type=int, default=1024, help="training clips without a label")
     parser.add_argument("--validation", type=int, default=160)
     parser.add_argument("--test", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

@@ -27,7 +27,7 @@ from toy.clips import DEFAULT_SHIFT, write_clip
 from toy.corpus import ASKED, CAPTION_PROMPTS, draw_card
 from toy.scenes import ATTRIBUTES, LABELS, SIDE, Scene, draw_background, draw_scene, render
 
-SHIFTS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+SHIFTS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.65, 0.7, 1.0)
 CARD = Path(__file__).resolve().parents[1] / "recipes" / "tasks" / "toy.yaml"
 Share = dict[str, float | int | list[float]]
 
