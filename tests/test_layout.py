@@ -25,10 +25,12 @@ ALLOWED = {
     "yaml_file": {"errors"},
     "data": {"errors", "yaml_file"},
     "recipe": {"errors", "yaml_file"},
-    "configs": {"errors"},
-    "model": {"errors", "data", "configs"},
+    "configs": {"errors", "data"},
+    "training_config": {"errors", "configs"},
+    "model": {"errors", "data", "configs", "training_config"},
     "evidence": {"errors", "data", "configs"},
     "start": {"errors", "data", "configs"},
+    "batches": {"errors", "data", "model"},
     "stage_rows": {"errors", "data", "configs", "model", "evidence", "start"},
 }
 ENTRIES = {"sft", "rationales", "eval", "compare"}

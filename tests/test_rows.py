@@ -141,6 +141,7 @@ def touch(root: Path, *names: str) -> None:
         (root / name).write_bytes(name.encode())
 
 
+@pytest.mark.filterwarnings("ignore:1 files below")
 def test_class_folders(tmp_path: Path) -> None:
     touch(tmp_path, *(f"cat/{i}.mp4" for i in range(9)), *(f"fire alarm/day/{i}.MKV" for i in range(9)))
     touch(tmp_path, "cat/notes.txt", "cat/._0.mp4", ".cache/x.mp4", "card.yaml")
