@@ -67,6 +67,7 @@ def test_every_trained_parameter_moves_and_no_frozen_one(
     toy_set: tuple, smoke_base: Path, tmp_path: Path, parts: list[str], use_peft: bool
 ) -> None:
     changes = {"train_parts": parts, "use_peft": use_peft, "output_dir": tmp_path / "run", "max_steps": 3}
+    changes |= {} if use_peft else {"lora_r": ..., "lora_alpha": ..., "lora_dropout": ...}
     sft.main([toy_recipe("direct", tmp_path, toy_set[0], smoke_base, **(QUICK | changes))])
     model = load_base(base_arguments(smoke_base), device="cpu")
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
