@@ -195,6 +195,9 @@ class EvalArguments:
     label_score: str = option(
         "sum", "Score of a label: sum of its tokens' log-probabilities, or their mean.", choices=["sum", "mean"]
     )
+    calibrate: bool = option(
+        False, "Fit a temperature to the scores and store it with the checkpoint (validation split only)."
+    )
     generate: bool = option(True, "Also answer greedily and parse strictly; stored beside the prediction.")
     max_new_tokens: int = option(32, "Longest greedy answer, in tokens.")
     per_device_batch_size: int = option(8, "Clips per batch.")
@@ -206,6 +209,13 @@ class EvalArguments:
             raise UserError("'output_dir' is missing; name the folder for predictions.jsonl and metrics.json")
         if self.per_device_batch_size < 1 or self.max_new_tokens < 1:
             raise UserError("'per_device_batch_size' and 'max_new_tokens' must be at least 1")
+        if self.calibrate and (self.split != "validation" or self.checkpoint is None or self.method != "score"):
+            raise UserError(
+                f"calibrate needs a checkpoint, split validation and method score, not split '{self.split}' and "
+                f"method '{self.method}'; the test split must not choose anything"
+            )
+        if self.calibrate and self.label_score != "sum":
+            raise UserError("calibrate fits the sum of the log-probabilities, which prediction uses; drop label_score")
         if self.method == "probe" and self.label_score != "sum":
             raise UserError(
                 f"'label_score' is '{self.label_score}' but the probe scores no tokens; leave it out, or method: score"

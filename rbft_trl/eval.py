@@ -16,10 +16,11 @@ from accelerate import Accelerator
 
 from rbft_trl.batches import Pairs, fixed_batches, run_batches
 from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
-from rbft_trl.data.jsonl import BatchLog, write_json, write_jsonl
+from rbft_trl.data.jsonl import BatchLog, read_jsonl, write_json, write_jsonl
 from rbft_trl.data.task import TaskCard
 from rbft_trl.data.video import Clip, ClipError
 from rbft_trl.errors import UserError, run_entry
+from rbft_trl.evidence.calibration import CALIBRATION_FILE, calibrate
 from rbft_trl.evidence.metrics import compute_metrics, save_confusion_picture
 from rbft_trl.model.checkpoints import weights_fingerprint
 from rbft_trl.model.collator import ClipCollator
@@ -38,7 +39,7 @@ from rbft_trl.start import Row, data_fingerprint, of_split, open_task
 
 Prediction = dict[str, Any]
 REASONS_FIRST = ("rationale", "rationale_label")
-NOT_PART_OF_THE_RESULT = ("output_dir", "checkpoint", "use_cpu", "dataloader_num_workers")
+NOT_PART_OF_THE_RESULT = ("output_dir", "calibrate", "checkpoint", "use_cpu", "dataloader_num_workers")
 
 
 def main(argv: list[str]) -> dict[str, Any]:
@@ -70,6 +71,8 @@ def main(argv: list[str]) -> dict[str, Any]:
     settings["data"] = data_fingerprint(used, source.root)
     output = Path(args.output_dir)
     if (metrics := finished(output, settings)) is not None:
+        if args.calibrate:
+            store_calibration(Path(args.checkpoint), read_jsonl(output / "predictions.jsonl"), card)
         return metrics
 
     accelerator = Accelerator(cpu=args.use_cpu)
@@ -98,6 +101,8 @@ def main(argv: list[str]) -> dict[str, Any]:
                 stacklevel=1,
             )
         log.clear()
+        if args.calibrate:
+            store_calibration(Path(args.checkpoint), predictions, card)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return metrics
@@ -180,8 +185,8 @@ class Reader:
         Beside each: whether it was cut at `max_new_tokens`.
         """
         if self.target in REASONS_FIRST:
-            prompt = self.collator.card.rationale_prompt(definitions=self.collator.definitions)
-            read = prefill(self.model, self.collator.prompts(rows, [prompt] * len(rows), clips=clips))
+            prompts = [self.collator.rationale_prompt(row) for row in rows]
+            read = prefill(self.model, self.collator.prompts(rows, prompts, clips=clips))
         tokens = sample(
             self.model,
             read,
@@ -195,6 +200,18 @@ class Reader:
     def _answer_part(self, text: str) -> str:
         """Where the label stands: the first line if the model was taught label → rationale, else the last."""
         return text.split("\n", maxsplit=1)[0] if self.target == "label_rationale" else text
+
+
+def store_calibration(checkpoint: Path, predictions: list[Prediction], card: TaskCard) -> None:
+    """Writes calibration.json beside the weights that it was fitted to."""
+    found = calibrate(predictions, card.names) | {"weights": weights_fingerprint(checkpoint)}
+    write_json(checkpoint / CALIBRATION_FILE, found)
+    before, after = found["before"], found["after"]
+    print(
+        f"temperature {found['temperature']:.2f} on {found['n']} clips: Brier {before['brier']:.3f} -> "
+        f"{after['brier']:.3f}, log-likelihood {-before['nll']:.3f} -> {-after['nll']:.3f}, area under risk-coverage "
+        f"{before['aurc']:.3f} -> {after['aurc']:.3f}; stored in '{checkpoint / CALIBRATION_FILE}'"
+    )
 
 
 def finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:

@@ -115,10 +115,10 @@ class Writer:
                 raise clip
         args, collator = self.args, self.collator
         rows = [row for row, _ in pairs]
-        prompts = [
-            collator.card.rationale_prompt(row["label"] if shown else None, definitions=collator.definitions)
-            for row in rows
-        ]
+        hints = [row["label"] if shown else None for row in rows]
+        prompts = [collator.rationale_prompt(row, hint) for row, hint in zip(rows, hints, strict=True)]
+        # Without the text of the single clip, so that all rows of one kind carry the same fingerprint.
+        asked = [collator.card.rationale_prompt(hint, definitions=collator.definitions) for hint in hints]
         seed = args.seed * 1_000_003 + number
         tokens = sample(
             self.model,
@@ -140,7 +140,7 @@ class Writer:
                 "video": row["video"],
                 "label": row["label"],
                 "sample": offset + k,
-                "prompt_fingerprint": fingerprint(prompts[i]),
+                "prompt_fingerprint": fingerprint(asked[i]),
                 "shown": shown and row["label"] is not None,
                 "decoding": decoding,
                 "seed": seed,

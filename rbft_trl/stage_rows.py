@@ -70,7 +70,8 @@ def check_lengths(rows: list[Row], collator: ClipCollator, limit: int | None) ->
 
 
 def _flat(row: Row, target: str, text: str) -> Row:
-    return {"id": row["id"], "video": row["video"], "label": row["label"], "target": target, "text": text}
+    clip = {key: row.get(key) for key in ("id", "video", "start", "end", "label", "context")}
+    return clip | {"target": target, "text": text}
 
 
 def _check_sample(sample: dict[str, Any], by_id: dict[str, Row], card: TaskCard, place: str) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 from rbft_trl.configs import DataArguments
 from rbft_trl.data.rows import check_files, load_rows
+from rbft_trl.data.source import DataSource
 from rbft_trl.data.splits import check_splits, draw_shots
-from rbft_trl.data.task import DataSource, TaskCard, fingerprint
+from rbft_trl.data.task import TaskCard, fingerprint
 from rbft_trl.data.video import FrameSettings
 from rbft_trl.errors import UserError
 
 Row = dict[str, Any]
-FINGERPRINTED = ("id", "video", "label", "split", "group", "target", "text")
+FINGERPRINTED = ("id", "video", "start", "end", "label", "split", "group", "context", "target", "text")
 
 
 def open_task(args: DataArguments) -> tuple[TaskCard, DataSource, list[Row], FrameSettings]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from rbft_trl.errors import UserError
+from rbft_trl.errors import UserError, nearest
 
 
 class _OnceLoader(yaml.SafeLoader):
@@ -42,3 +42,16 @@ def read_mapping(path: Path, *, what: str, example: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise UserError(f"the {what} '{path}' holds no 'key: value' lines; {example}")
     return raw
+
+
+def check_keys(raw: object, known: set[str], path: Path, what: str) -> None:
+    """A part of a YAML file must be a mapping with known keys only.
+
+    Raises:
+        UserError: naming the key and the nearest right one.
+    """
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: {what} must be a mapping of keys to values, not {type(raw).__name__}")
+    for key in raw:
+        if key not in known:
+            raise UserError(f"{path}: unknown key '{key}' in {what}{nearest(key, known)}; known: {sorted(known)}")

@@ -31,9 +31,10 @@ ALLOWED = {
     "evidence": {"errors", "data", "configs"},
     "start": {"errors", "data", "configs"},
     "batches": {"errors", "data", "model"},
+    "classifier": {"errors", "data", "configs", "model", "evidence"},
     "stage_rows": {"errors", "data", "configs", "model", "evidence", "start"},
 }
-ENTRIES = {"sft", "rationales", "eval", "compare"}
+ENTRIES = {"sft", "rationales", "eval", "compare", "predict"}
 ALLOWED |= {entry: {*ALLOWED, *(ENTRIES - {"compare"} if entry == "compare" else ())} for entry in ENTRIES}
 
 

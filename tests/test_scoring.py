@@ -24,7 +24,7 @@ def naive_scores(model: torch.nn.Module, scorer: LabelScorer, row: dict) -> list
     """(sum of log-probabilities, tokens) of each label by a full forward over prompt and label, nothing shared."""
     scores = []
     for name in scorer.names:
-        batch = scorer.collator.prompts([row], [scorer.prompt])
+        batch = scorer.collator.prompts([row], [scorer.collator.label_prompt(row)])
         answer = [*scorer.collator.encode(name), scorer.collator.end_id]
         batch["input_ids"] = torch.cat([batch["input_ids"], torch.tensor([answer])], dim=1)
         batch["attention_mask"] = torch.ones_like(batch["input_ids"])
@@ -98,7 +98,7 @@ def test_scoring_leaves_the_cache_for_a_greedy_answer_equal_to_generate(reader: 
     read, _ = scorer.read(model, rows)
     kept = {"end_id": collator.end_id, "pad_id": collator.tokenizer.pad_token_id}
     found = sample(model, read, **kept, max_new_tokens=8)
-    batch = collator.prompts(rows, [scorer.prompt] * len(rows))
+    batch = collator.prompts(rows, [collator.label_prompt(row) for row in rows])
     expected = model.generate(**batch, max_new_tokens=8, do_sample=False)[:, batch["input_ids"].shape[1] :]
     assert found.tolist() == expected.tolist()
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from rbft_trl.data.splits import SPLITS, assign_splits, check_splits, draw_shots
-from rbft_trl.data.task import DataSource, TaskCard
+from rbft_trl.data.source import SPLITS, DataSource
+from rbft_trl.data.splits import assign_splits, check_splits, draw_shots
+from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
 
 Row = dict[str, Any]

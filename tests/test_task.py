@@ -8,6 +8,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rbft_trl.data.source import KEYS
 from rbft_trl.data.task import CARD_FILE, TaskCard, normalise
 from rbft_trl.errors import UserError
 
@@ -248,7 +249,7 @@ def test_every_key_of_the_card_to_copy_is_explained() -> None:
     raw = yaml.safe_load(text)
     assert set(raw) == {"name", "question", "role", "aspects", "labels", "data"}
     keys = ("name", "question", "role", "aspects", "labels", "prompts", "data")
-    keys += ("root", "annotations", "validation", "test", "split_seed", "how_to_get")
+    keys += tuple(KEYS)
     for key in keys:
         lines = [line for line in text.splitlines() if line.lstrip("# ").startswith(f"{key}:")]
         assert len(lines) == 1 and "  # " in lines[0], key

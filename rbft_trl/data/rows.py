@@ -1,24 +1,25 @@
-"""Class folders, CSV or JSONL → flat rows {id, video, label, split, group}, every mistake named with its place.
+"""Tables and folders → flat rows {id, video, label, split, group, start, end, context}; mistakes with their place.
 
-Input: the `data` part of a task card. Output: rows sorted by id; `video` is relative to the data root.
+Input: the `data` part of a task card. Output: rows sorted by id; `video` is relative to the data root, `start` and
+`end` are seconds or None (the whole file), `context` is the text that came with the clip or None.
 """
 
-import csv
-import io
-import json
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rbft_trl.data.splits import SPLITS, assign_splits
+from rbft_trl.data.folders import SPLIT_NAMES, read_folders
+from rbft_trl.data.source import SPLITS, DataSource
+from rbft_trl.data.splits import assign_splits
+from rbft_trl.data.tables import COLUMNS, read_table
 from rbft_trl.data.task import TaskCard, normalise
-from rbft_trl.data.video import VIDEO_SUFFIXES
 from rbft_trl.errors import UserError, nearest
 
 Row = dict[str, Any]
-COLUMNS = ("id", "video", "label", "split", "group")
+ONE_LABEL = "multi-label data is not supported: keep one, or make a class of the combination"
 
 
 def load_rows(card: TaskCard) -> list[Row]:
@@ -31,30 +32,16 @@ def load_rows(card: TaskCard) -> list[Row]:
     source = card.data
     if not source.root.is_dir():
         raise UserError(f"{card.path}: data.root '{source.root}' is no folder{_how(source.how_to_get)}")
-    if source.annotations is None:
-        rows = list(_from_folders(source.root, card))
-    else:
-        if not source.annotations.is_file():
-            raise UserError(
-                f"{card.path}: data.annotations '{source.annotations}' does not exist{_how(source.how_to_get)}"
-            )
-        rows = [_checked(raw, place, card) for place, raw in _from_table(source.annotations)]
+    rows = [_checked(raw, place, card) for place, raw in _raw_rows(source, card)]
     if not rows:
         raise UserError(
             f"'{source.annotations or source.root}' holds no clip; add rows, or correct the path in {card.path}"
         )
     _check_unique(rows)
-    if all(row["split"] is None for row in rows):
-        rows = assign_splits(
-            rows,
-            validation=0.15 if source.validation is None else source.validation,
-            test=0.15 if source.test is None else source.test,
-            seed=source.split_seed or 0,
-        )
-    elif ignored := [k for k in ("validation", "test", "split_seed") if getattr(source, k) is not None]:
+    rows = _split(rows, source, card)
+    if cut := sum(row.pop("cut") for row in rows):
         warnings.warn(
-            f"{card.path}: data.{ignored[0]} is ignored because the annotations have a split column; leave it out",
-            stacklevel=2,
+            f"the text of {cut} clips is longer than data.text_limit = {source.text_limit} and was cut", stacklevel=2
         )
     for row in rows:
         if not _is_text(row["id"] + row["video"] + row["group"]):
@@ -67,6 +54,26 @@ def load_rows(card: TaskCard) -> list[Row]:
             raise UserError(f"{row['place']}: a {row['split']} clip has no label; give it one or move it to train")
         row.pop("place")
     return sorted(rows, key=lambda row: row["id"])
+
+
+def _split(rows: list[Row], source: DataSource, card: TaskCard) -> list[Row]:
+    """Splits as given, or made; a validation split is cut from the training clips if only that one is missing."""
+    validation = 0.15 if source.validation is None else source.validation
+    given = {row["split"] for row in rows}
+    if given == {None}:
+        test = 0.15 if source.test is None else source.test
+        return assign_splits(rows, validation=validation, test=test, seed=source.split_seed or 0)
+    may_cut = source.validation is not None and "validation" not in given and "train" in given
+    ignored = ["test"] if may_cut else ["validation", "test", "split_seed"]
+    if ignored := [key for key in ignored if getattr(source, key) is not None]:
+        warnings.warn(
+            f"{card.path}: data.{ignored[0]} is ignored because the data say their split; leave it out", stacklevel=3
+        )
+    if not may_cut:
+        return rows
+    train = [row for row in rows if row["split"] == "train"]
+    kept = [row for row in rows if row["split"] != "train"]
+    return kept + assign_splits(train, validation=validation, test=0.0, seed=source.split_seed or 0)
 
 
 def check_files(rows: list[Row], root: Path, how_to_get: str | None = None) -> None:
@@ -94,111 +101,100 @@ def check_files(rows: list[Row], root: Path, how_to_get: str | None = None) -> N
         )
 
 
-def _from_folders(root: Path, card: TaskCard) -> Iterator[Row]:
-    other = []  # files that are no clips, or whose ending is not known
-    if loose := [p.name for p in sorted(root.iterdir()) if _is_clip(p)]:
-        raise UserError(
-            f"{len(loose)} clips lie directly in '{root}', e.g. {_first(loose)}, and would have no label; "
-            "move each into the folder of its class"
-        )
-    for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        if folder.name not in card.labels:
-            raise UserError(
-                f"the folder '{folder}' is no label of {card.path}{nearest(folder.name, card.names)}; "
-                "rename it, move it out, or add the label"
-            )
-        for path in sorted(folder.rglob("*")):
-            if not _is_clip(path):
-                other += [path.relative_to(root).as_posix()] if path.is_file() and path.name[0] != "." else []
-                continue
-            video = path.relative_to(root).as_posix()
-            row = {"id": video, "video": video, "label": folder.name, "split": None, "group": video}
-            yield row | {"place": str(path)}
-    if other:
-        warnings.warn(
-            f"{len(other)} files below '{root}' are not read as clips, e.g. {_first(other)}; endings that are: "
-            f"{', '.join(VIDEO_SUFFIXES)}",
-            stacklevel=2,
-        )
-
-
-def _is_clip(path: Path) -> bool:
-    """By its name alone; "._clip.mp4" of a Mac is none."""
-    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
-
-
-def _from_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """`(file:line, raw row)` of a CSV or JSONL file."""
-    if path.suffix.lower() not in (".csv", ".jsonl"):
-        raise UserError(f"data.annotations '{path}' ends in '{path.suffix}'; write a .csv or .jsonl file")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"'{path}' is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    if path.suffix.lower() == ".csv":
-        yield from _from_csv(text, path)
-    else:
-        yield from _from_jsonl(text, path)
-
-
-def _from_csv(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)  # strict: an open quote would swallow rows
-    try:
-        _check_columns(list(reader.fieldnames or []), f"{path}:1")
-        for raw in reader:
-            if None in raw or None in raw.values():
-                raise UserError(
-                    f"{path}:{reader.line_num}: more or fewer cells than the header has; quote commas in cells"
-                )
-            yield f"{path}:{reader.line_num}", raw
-    except csv.Error as error:
-        raise UserError(f"{path}:{reader.reader.line_num}: {error}; correct the quotes") from error
-
-
-def _from_jsonl(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: a name may hold U+2028
-        if not line.strip():
-            continue
-        try:
-            raw = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number} is not JSON ({error}); write one object per line") from error
-        if not isinstance(raw, dict):
-            raise UserError(f"{path}:{number} holds {type(raw).__name__}, not an object; write one object per line")
-        _check_columns(list(raw), f"{path}:{number}")
-        yield f"{path}:{number}", raw
-
-
-def _check_columns(columns: list[str], place: str) -> None:
-    for column in columns:
-        if column not in COLUMNS:
-            raise UserError(
-                f"{place}: unknown column '{column}'{nearest(column, COLUMNS)}; known: {', '.join(COLUMNS)}"
-            )
-    if len(set(columns)) < len(columns):
-        raise UserError(f"{place}: a column stands twice in {', '.join(columns)}; remove one")
-    if "video" not in columns:
-        raise UserError(f"{place}: the column 'video' is missing; it holds the path of each clip below data.root")
+def _raw_rows(source: DataSource, card: TaskCard) -> Iterator[tuple[str, dict[str, Any]]]:
+    """`(place, raw row)` of the annotation file, of one file per split, or of the folders."""
+    columns = source.columns or {}
+    if source.annotations is None:
+        yield from read_folders(source.root, card.names, card=str(card.path), columns=columns)
+        return
+    files = source.annotations if isinstance(source.annotations, dict) else {None: source.annotations}
+    for split, file in files.items():
+        if not file.is_file():
+            raise UserError(f"{card.path}: data.annotations '{file}' does not exist{_how(source.how_to_get)}")
+        for place, raw in read_table(file, columns):
+            if split is not None and raw.get("split") is not None:
+                raise UserError(f"{place}: the file is the {split} split by the card and has a split column; drop one")
+            yield place, raw if split is None else raw | {"split": split}
 
 
 def _checked(raw: dict[str, Any], place: str, card: TaskCard) -> Row:
-    row = {column: _cell(raw.get(column), column, place) for column in COLUMNS}
+    assert card.data is not None
+    row = {column: _cell(raw.get(column), column, place) for column in COLUMNS if column != "label"}
     if row["video"] is None:
         raise UserError(f"{place}: 'video' is empty; write the clip's path below data.root")
     video = PurePosixPath(row["video"])
     if video.is_absolute() or ".." in video.parts or "\0" in row["video"]:
         raise UserError(f"{place}: video '{row['video']}' is absolute or leaves data.root; write a path below it")
-    if row["label"] is not None and row["label"] not in card.labels:
-        same = [name for name in card.names if normalise(name) == normalise(row["label"])]
-        hint = f"; the card spells it '{same[0]}'" if same else nearest(row["label"], card.names)
-        raise UserError(f"{place}: label '{row['label']}' is not in {card.path}{hint}; correct the cell or the card")
-    if row["split"] is not None and row["split"] not in SPLITS:
+    row["label"] = _label(raw.get("label"), place, card)
+    if row["split"] is not None:
+        split = SPLIT_NAMES.get(row["split"].casefold())
+        if split is None:
+            raise UserError(
+                f"{place}: split '{row['split']}'{nearest(row['split'], SPLIT_NAMES)}; use one of {', '.join(SPLITS)}"
+            )
+        row["split"] = split
+    row["start"], row["end"] = (_seconds(row[name], name, place) for name in ("start", "end"))
+    if row["end"] is not None and row["end"] <= (row["start"] or 0):
+        raise UserError(f"{place}: 'end' {row['end']:g} s is not after 'start' {row['start'] or 0:g} s; correct them")
+    whole = row["start"] is None and row["end"] is None
+    row["id"] = row["id"] or (row["video"] if whole else f"{row['video']}#{row['start'] or 0:g}-{row['end'] or 'end'}")
+    row["group"] = row["group"] or _group(row["video"], place, card) or (row["id"] if whole else row["video"])
+    text = row.pop("text")
+    text = " ".join(text.split()) if text else None
+    cut = text is not None and len(text) > card.data.text_limit
+    return row | {"context": text[: card.data.text_limit] if cut else text, "cut": cut, "place": place}
+
+
+def _label(value: Any, place: str, card: TaskCard) -> str | None:
+    """A class name of the card; an integer (of a `path label` list) is a line of `data.classes`."""
+    if isinstance(value, (list, tuple)):
+        if len(value) > 1:
+            raise UserError(f"{place}: {len(value)} labels for one clip, {value!r}; {ONE_LABEL}")
+        value = value[0] if value else None
+    label = _cell(value, "label", place)
+    classes = card.data.classes if card.data else None
+    if label is not None and classes is not None and label.isdigit():
+        if int(label) >= len(classes):
+            raise UserError(f"{place}: class {label} is beyond the {len(classes)} lines of data.classes; correct it")
+        label = classes[int(label)]
+    if label is None or label in card.labels:
+        return label
+    same = [name for name in card.names if normalise(name) == normalise(label)]
+    parts = [part.strip() for part in re.split(r"[;,|/+&]", label)]
+    if len(parts) > 1 and all(part in card.labels for part in parts):
+        raise UserError(f"{place}: '{label}' names {len(parts)} labels for one clip; {ONE_LABEL}")
+    hint = f"; the card spells it '{same[0]}'" if same else nearest(label, card.names)
+    if label.isdigit() and classes is None:
+        hint = "; if it is the number of a class, name the file that lists the classes as data.classes"
+    raise UserError(f"{place}: label '{label}' is not in {card.path}{hint}; correct the cell or the card")
+
+
+def _seconds(text: str | None, column: str, place: str) -> float | None:
+    """Seconds from `12.5`, `1:23` or `0:01:23.5`."""
+    if text is None:
+        return None
+    parts = text.split(":")
+    try:
+        seconds = sum(float(part) * 60**i for i, part in enumerate(reversed(parts)))
+        fits = len(parts) <= 3 and 0 <= seconds < float("inf") and all(float(part) >= 0 for part in parts)
+    except ValueError:
+        fits = False
+    if not fits:
         raise UserError(
-            f"{place}: split '{row['split']}'{nearest(row['split'], SPLITS)}; use one of {', '.join(SPLITS)}"
+            f"{place}: '{column}' is '{text}' but must be seconds (12.5) or a time (1:23); correct the cell"
         )
-    row["id"] = row["id"] or row["video"]
-    row["group"] = row["group"] or row["id"]
-    return row | {"place": place}
+    return seconds
+
+
+def _group(video: str, place: str, card: TaskCard) -> str | None:
+    """What `data.group_pattern` finds in a path, if the card has one."""
+    pattern = card.data.group_pattern if card.data else None
+    if pattern is None:
+        return None
+    found = re.search(pattern, video)
+    if found is None:
+        raise UserError(f"{place}: data.group_pattern '{pattern}' finds nothing in '{video}'; widen it")
+    return found.group(1)
 
 
 def _cell(value: Any, column: str, place: str) -> str | None:
@@ -216,18 +212,21 @@ def _is_text(value: str) -> bool:
 
 def _check_unique(rows: list[Row]) -> None:
     ids: dict[str, Row] = {}
-    videos: dict[str, Row] = {}
+    clips: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         if row["id"] in ids:
             raise UserError(
                 f"{row['place']}: id '{row['id']}' is also at {ids[row['id']]['place']}; ids must be unique"
             )
         ids[row["id"]] = row
-        video = PurePosixPath(row["video"]).as_posix()
-        if other := videos.get(video):
+        clip = PurePosixPath(row["video"]).as_posix(), row["start"], row["end"]
+        if other := clips.get(clip):
             what = "with another label " if other["label"] != row["label"] else ""
-            raise UserError(f"{row['place']}: video '{video}' is also {what}at {other['place']}; keep one of the rows")
-        videos[video] = row
+            raise UserError(
+                f"{row['place']}: video '{clip[0]}' is also {what}at {other['place']}; keep one of the rows, or give "
+                "each its start and end"
+            )
+        clips[clip] = row
 
 
 def _how(how_to_get: str | None) -> str:

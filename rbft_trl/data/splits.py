@@ -14,7 +14,6 @@ from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
 
 Row = dict[str, Any]
-SPLITS = ("train", "validation", "test")
 
 
 def assign_splits(rows: list[Row], *, validation: float, test: float, seed: int) -> list[Row]:
@@ -122,16 +121,20 @@ def _check_contents(rows: list[Row], root: Path) -> None:
     by_size: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         by_size[(root / row["video"]).stat().st_size].append(row)
-    seen: dict[str, Row] = {}
+    files: dict[str, Row] = {}
+    seen: dict[tuple[Any, ...], Row] = {}
     for same_size in by_size.values():
         if len({(row["split"], row["label"]) for row in same_size}) < 2:
             continue
         for row in same_size:
             with (root / row["video"]).open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            other = seen.setdefault(digest, row)
+            file = files.setdefault(digest, row)
+            clip = (digest, row.get("start"), row.get("end"))
+            other = seen.setdefault(clip, row)
             if other["label"] is None:
-                seen[digest] = row  # the next copy is held against the one that has a label
+                seen[clip] = row  # the next copy is held against the one that has a label
+            other = file if file["split"] != row["split"] else other
             same = f"'{other['video']}' ({other['split']}) and '{row['video']}' ({row['split']}) are the same file"
             if other["split"] != row["split"]:
                 raise UserError(f"leak: {same}; keep one of them")

@@ -14,39 +14,17 @@ from string import Template
 
 import yaml
 
-from rbft_trl.errors import UserError, nearest
-from rbft_trl.yaml_file import read_mapping
+from rbft_trl.data.source import DataSource, read_source
+from rbft_trl.errors import UserError
+from rbft_trl.yaml_file import check_keys, read_mapping
 
 FINAL_LINE = "Classification:"
+TEXT_LINE = "Text that came with the clip:"
 CONCLUSION = re.compile(r"[\s#>*_`\"'-]*classification\s*:", re.IGNORECASE)
 PROMPT_FOLDER = Path(__file__).parent / "prompts"
 PROMPT_FILES = ("label", "rationale", "hint")
 CARD_FILE = "task_card.yaml"
 SPECIAL_TOKEN = re.compile(r"<\|.*?\|>")
-
-
-@dataclass(frozen=True)
-class DataSource:
-    """Where the labelled clips are.
-
-    Args:
-        root (`Path`): Folder that holds the clips; every path in the annotation file is relative to it.
-        annotations (`Path`, *optional*): CSV or JSONL with `id, video, label, split, group`. Without it the folders
-            below `root` are the class names.
-        validation (`float`, *optional*): Share of the labelled clips that is held out for validation if no
-            split is given; 0.15 if left out.
-        test (`float`, *optional*): Share of the labelled clips that is held out for the test if no split is
-            given; 0.15 if left out.
-        split_seed (`int`, *optional*): Seed of that split; 0 if left out.
-        how_to_get (`str`, *optional*): What to run or read if the clips are not there; shown in the message.
-    """
-
-    root: Path
-    annotations: Path | None = None
-    validation: float | None = None
-    test: float | None = None
-    split_seed: int | None = None
-    how_to_get: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +65,7 @@ class TaskCard:
         """
         path = Path(path)
         raw = read_mapping(path, what="task card", example="recipes/tasks/copy_me.yaml is the one to copy")
-        _check_keys(raw, {"name", "labels", "question", "role", "aspects", "prompts", "data"}, path, "the card")
+        check_keys(raw, {"name", "labels", "question", "role", "aspects", "prompts", "data"}, path, "the card")
         for key in ("name", "labels", "question", "role", "aspects"):
             if not raw.get(key):
                 raise UserError(f"{path}: '{key}' is missing; recipes/tasks/copy_me.yaml shows what it is for")
@@ -109,7 +87,7 @@ class TaskCard:
             role=raw["role"].strip(),
             aspects=tuple(raw["aspects"]),
             prompts=_read_prompts(raw.get("prompts"), path),
-            data=_read_source(raw["data"], path) if raw.get("data") else None,
+            data=read_source(raw["data"], path) if raw.get("data") else None,
             path=path,
         )
 
@@ -133,16 +111,19 @@ class TaskCard:
         """Of the prompts that ask for a rationale without showing the label, with and without definitions."""
         return {fingerprint(self.rationale_prompt(definitions=definitions)) for definitions in (True, False)}
 
-    def label_prompt(self, *, definitions: bool = True) -> str:
-        """The prompt of stage 2, direct SFT, scoring and prediction; its answer is the bare class name."""
-        return self._fill("label", labels=self._label_block(definitions))
+    def label_prompt(self, *, definitions: bool = True, text: str | None = None) -> str:
+        """The prompt of stage 2, direct SFT, scoring and prediction; its answer is the bare class name.
 
-    def rationale_prompt(self, hint: str | None = None, *, definitions: bool = True) -> str:
-        """The prompt of stage 0 and stage 1; `hint` is the label to show, if any."""
+        `text` came with the clip (a title, a transcript) and follows the question.
+        """
+        return self._fill("label", text, labels=self._label_block(definitions))
+
+    def rationale_prompt(self, hint: str | None = None, *, definitions: bool = True, text: str | None = None) -> str:
+        """The prompt of stage 0 and stage 1; `hint` is the label to show, if any, `text` as in `label_prompt`."""
         shown = self._fill("hint", label=hint).rstrip() if hint is not None else ""
         if hint is not None and not shown.startswith((" ", "\n")):
             shown = " " + shown
-        return self._fill("rationale", labels=self._label_block(definitions), hint=shown)
+        return self._fill("rationale", text, labels=self._label_block(definitions), hint=shown)
 
     def final_line(self, label: str) -> str:
         """The last line of a rationale that concludes `label`."""
@@ -183,8 +164,9 @@ class TaskCard:
             return "\n".join(f"- {name}: {meaning}" for name, meaning in self.labels.items())
         return "Names: " + ", ".join(self.labels)
 
-    def _fill(self, name: str, **values: str) -> str:
-        known = {"question": self.question, "role": self.role, "aspects": ", ".join(self.aspects), **values}
+    def _fill(self, name: str, text: str | None = None, **values: str) -> str:
+        question = self.question if text is None else f"{self.question}\n{TEXT_LINE} {text}"
+        known = {"question": question, "role": self.role, "aspects": ", ".join(self.aspects), **values}
         return Template(self.prompts[name]).substitute(known).rstrip("\n")
 
 
@@ -197,14 +179,6 @@ def normalise(name: str) -> str:
     """A class name as it is compared: NFKC, lower case, single spaces, no quotes, emphasis or closing stop."""
     text = unicodedata.normalize("NFKC", str(name)).casefold()
     return re.sub(r"\s+", " ", text).strip(" *_`\"'.")
-
-
-def _check_keys(raw: object, known: set[str], path: Path, what: str) -> None:
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: {what} must be a mapping of keys to values, not {type(raw).__name__}")
-    for key in raw:
-        if key not in known:
-            raise UserError(f"{path}: unknown key '{key}' in {what}{nearest(key, known)}; known: {sorted(known)}")
 
 
 def _check_labels(raw: object, path: Path) -> dict[str, str]:
@@ -245,27 +219,3 @@ def _read_prompts(folder: str | None, path: Path) -> dict[str, str]:
         if missing := fields[name] - set(template.get_identifiers()):
             raise UserError(f"{file}: the placeholder ${sorted(missing)[0]} is missing")
     return prompts
-
-
-def _read_source(raw: object, path: Path) -> DataSource:
-    known = {"root", "annotations", "validation", "test", "split_seed", "how_to_get"}
-    _check_keys(raw, known, path, "'data'")
-    assert isinstance(raw, dict)
-    if not isinstance(raw.get("root"), str) or not raw["root"].strip():
-        raise UserError(f"{path}: data.root is {raw.get('root')!r} but must be the folder that holds the clips")
-    for key in ("annotations", "how_to_get"):
-        if not isinstance(raw.get(key, ""), str):
-            raise UserError(f"{path}: data.{key} is {raw[key]!r} but must be text; leave it out if there is none")
-    for key in ("validation", "test"):
-        share = raw.get(key, 0.15)
-        if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 <= share < 1:
-            raise UserError(f"{path}: data.{key} is {share!r} but must be a share of the clips, from 0 to below 1")
-    if not isinstance(raw.get("split_seed", 0), int):
-        raise UserError(f"{path}: data.split_seed is {raw['split_seed']!r} but must be a whole number")
-    try:
-        root = (path.parent / Path(raw["root"]).expanduser()).resolve()
-    except (RuntimeError, ValueError) as error:  # ~ of nobody, or a NUL
-        raise UserError(f"{path}: data.root {raw['root']!r} is no path ({error}); correct it") from error
-    annotations = root / raw["annotations"] if raw.get("annotations") else None
-    settings = {k: raw[k] for k in ("validation", "test", "split_seed", "how_to_get") if k in raw}
-    return DataSource(root=root, annotations=annotations, **settings)

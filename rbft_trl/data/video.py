@@ -26,7 +26,7 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 
 class ClipError(UserError):
     """A clip that cannot be read. `reason` is one of missing, empty_file, not_a_video, no_video_stream, truncated,
-    unreadable, no_frames, too_large; a clip is never replaced by another."""
+    unreadable, no_frames, too_short, too_large; a clip is never replaced by another."""
 
     def __init__(self, path: str | Path, reason: str | None = None, detail: str = "") -> None:
         if reason is None:  # torch raises a worker's error anew, with its whole traceback as the only argument
@@ -120,19 +120,28 @@ def resized(height: int, width: int, settings: FrameSettings, *, factor: int) ->
     return smart_resize(height, width, factor, settings.min_pixels, settings.max_pixels)
 
 
-def read_clip(path: Path, settings: FrameSettings, *, factor: int) -> Clip:
+def read_clip(
+    path: Path, settings: FrameSettings, *, factor: int, start: float | None = None, end: float | None = None
+) -> Clip:
     """Reads the sampled frames of a clip: stops at the last one and converts only those.
+
+    Args:
+        path (`Path`): The file.
+        settings (`FrameSettings`): The one sampler's settings.
+        factor (`int`): Both sides of a frame become multiples of it.
+        start (`float`, *optional*): Second where the clip begins, if it is a part of the file.
+        end (`float`, *optional*): Second where it ends.
 
     Raises:
         ClipError: if the file is missing, no video, cut off or damaged.
     """
     with _opened(path) as (container, stream):
         total, fps = _length(container, stream, path)
-        indices = sample_indices(total, fps, settings)
+        indices = _part_indices(total, fps, settings, start, end, path)
         fewest = total - FEWER_FRAMES_ALLOWED if stream.frames else 1  # a counted packet may hold a hidden frame
         frames, decoded = _decode(container, stream, indices, settings, factor, path)
     if frames is None and decoded >= max(fewest, 1):
-        total, indices = decoded, sample_indices(decoded, fps, settings)
+        total, indices = decoded, _part_indices(decoded, fps, settings, start, end, path)
         with _opened(path) as (container, stream):
             frames, decoded = _decode(container, stream, indices, settings, factor, path)
     if frames is None:
@@ -140,7 +149,21 @@ def read_clip(path: Path, settings: FrameSettings, *, factor: int) -> Clip:
     return Clip(frames, indices, fps, total)
 
 
-def clip_shape(path: Path, settings: FrameSettings, *, factor: int) -> tuple[int, int, int]:
+def _part_indices(
+    total: int, fps: float, settings: FrameSettings, start: float | None, end: float | None, path: Path
+) -> np.ndarray:
+    """`sample_indices` within `start` and `end` seconds, by the mean frame rate."""
+    first = 0 if start is None else round(start * fps)
+    last = total if end is None else min(round(end * fps), total)
+    if first >= min(last, total):
+        length = total / fps
+        raise ClipError(path, "too_short", f"no frame from {start or 0:g} to {end or length:g} of its {length:.2f} s")
+    return first + sample_indices(last - first, fps, settings)
+
+
+def clip_shape(
+    path: Path, settings: FrameSettings, *, factor: int, start: float | None = None, end: float | None = None
+) -> tuple[int, int, int]:
     """Frames, height and width that `read_clip` would return, from the header alone.
 
     A turned clip has height and width exchanged (the turn comes with its frames); the number of patches is the same.
@@ -151,7 +174,8 @@ def clip_shape(path: Path, settings: FrameSettings, *, factor: int) -> tuple[int
     with _opened(path) as (container, stream):
         total, fps = _length(container, stream, path)
         height, width = stream.codec_context.height, stream.codec_context.width
-        return len(sample_indices(total, fps, settings)), *_target(height, width, settings, factor, path)
+        frames = len(_part_indices(total, fps, settings, start, end, path))
+        return frames, *_target(height, width, settings, factor, path)
 
 
 @contextmanager

@@ -85,12 +85,13 @@ class ClipCollator:
     def count_tokens(self, rows: Sequence[Row]) -> list[int]:
         """Tokens of training rows, video and text together, from the files' headers: nothing is decoded."""
         shapes = {
-            v: clip_shape(self.root / v, self.frames, factor=self.factor) for v in {row["video"] for row in rows}
+            clip: clip_shape(self.root / clip[0], self.frames, factor=self.factor, start=clip[1], end=clip[2])
+            for clip in {_clip_of(row) for row in rows}
         }
         heads = {shape: len(self._clips([{}], [_blank(shape)])[1][0]) for shape in set(shapes.values())}
         text = len(self.after_ids) + 1
         return [
-            heads[shapes[row["video"]]]
+            heads[shapes[_clip_of(row)]]
             + text
             + len(self.encode(self.prompt_text(row)))
             + len(self.encode(self.answer_text(row)))
@@ -104,9 +105,16 @@ class ClipCollator:
     def prompt_text(self, row: Row) -> str:
         """The prompt of a training row: the label prompt if the answer starts with the bare name."""
         if row["target"] in ("label", "label_rationale"):
-            return self.card.label_prompt(definitions=self.definitions)
-        hint = row["label"] if self.label_in_prompt else None
-        return self.card.rationale_prompt(hint, definitions=self.definitions)
+            return self.label_prompt(row)
+        return self.rationale_prompt(row, row["label"] if self.label_in_prompt else None)
+
+    def label_prompt(self, row: Row) -> str:
+        """The prompt of stage 2 and of scoring, with the text that came with the clip."""
+        return self.card.label_prompt(definitions=self.definitions, text=row.get("context"))
+
+    def rationale_prompt(self, row: Row, hint: str | None = None) -> str:
+        """The prompt of stages 0 and 1, with the text that came with the clip."""
+        return self.card.rationale_prompt(hint, definitions=self.definitions, text=row.get("context"))
 
     def answer_text(self, row: Row) -> str:
         """What the model learns to write for a row."""
@@ -142,7 +150,8 @@ class ClipCollator:
 
     def read_row(self, row: Row) -> Clip:
         """Reads a row's clip with the one reader; a bad clip raises `ClipError`, it is never replaced."""
-        return read_clip(self.root / row["video"], self.frames, factor=self.factor)
+        video, start, end = _clip_of(row)
+        return read_clip(self.root / video, self.frames, factor=self.factor, start=start, end=end)
 
     def _pad(self, sequences: list[list[int]], *, side: str) -> dict[str, torch.Tensor]:
         longest = max(len(s) for s in sequences)
@@ -178,6 +187,10 @@ class ClipBatches(torch.utils.data.Dataset):
             return self.collator.read_row(row)
         except ClipError as error:
             return error
+
+
+def _clip_of(row: Row) -> tuple[str, float | None, float | None]:
+    return row["video"], row.get("start"), row.get("end")
 
 
 def _blank(shape: tuple[int, int, int]) -> Clip:

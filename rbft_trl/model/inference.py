@@ -195,14 +195,14 @@ class LabelScorer:
     def __init__(self, collator: ClipCollator, *, how: str = "sum") -> None:
         self.collator, self.how = collator, how
         self.names = collator.card.names
-        self.prompt = collator.card.label_prompt(definitions=collator.definitions)
         self.trie = LabelTrie.build([collator.encode(name) for name in self.names], collator.end_id)
 
     def read(
         self, model: nn.Module, rows: Sequence[Row], clips: Sequence[Clip] | None = None
     ) -> tuple[Prefill, torch.Tensor]:
         """One prefill of the label prompt, and the scores `[B, C]` from it."""
-        read = prefill(model, self.collator.prompts(rows, [self.prompt] * len(rows), clips=clips))
+        prompts = [self.collator.label_prompt(row) for row in rows]
+        read = prefill(model, self.collator.prompts(rows, prompts, clips=clips))
         return read, score_labels(model, read, self.trie, how=self.how)
 
     def right(self, model: nn.Module, rows: Sequence[Row], *, batch_size: int) -> list[tuple[str, bool]]:

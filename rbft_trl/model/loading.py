@@ -89,6 +89,8 @@ def base_fingerprint(name: str, revision: str | None = None) -> str:
     folder = Path(name)
     if not folder.is_dir():
         return f"{name}@{revision or 'main'}"
+    if not (folder / "config.json").is_file():
+        raise UserError(f"the folder '{name}' holds no config.json, so it is no base model; correct the path")
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for file in sorted(folder.glob("*.safetensors")):
         digest.update(f"{file.name}:{file.stat().st_size}".encode())

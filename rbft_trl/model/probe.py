@@ -58,9 +58,9 @@ def fit_probe(
 def _features(
     model: torch.nn.Module, collator: ClipCollator, rows: list[Row], batch_size: int, *, quiet: bool
 ) -> list[tuple[str, np.ndarray]]:
-    prompt, pairs = collator.card.label_prompt(definitions=collator.definitions), []
+    pairs = []
     for start in tqdm(range(0, len(rows), batch_size), desc="features for the probe", unit="batch", disable=quiet):
         batch = rows[start : start + batch_size]
-        read = prefill(model, collator.prompts(batch, [prompt] * len(batch)))
+        read = prefill(model, collator.prompts(batch, [collator.label_prompt(row) for row in batch]))
         pairs += [(row["id"], feature) for row, feature in zip(batch, read.features.cpu().numpy(), strict=True)]
     return pairs

@@ -1,0 +1,199 @@
+"""A trained checkpoint as a classifier of new clips: the prompts, frames and precision that it was trained with.
+
+Input: paths of clips. Output: per clip the labels with their scores, as transformers' video-classification pipeline.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rbft_trl.configs import ModelArguments
+from rbft_trl.data.task import CARD_FILE, TaskCard
+from rbft_trl.data.video import Clip, ClipError, FrameSettings
+from rbft_trl.errors import UserError
+from rbft_trl.evidence.calibration import CALIBRATION_FILE
+from rbft_trl.model.checkpoints import weights_fingerprint
+from rbft_trl.model.collator import ClipCollator
+from rbft_trl.model.inference import LabelScorer, prefill, sample
+from rbft_trl.model.loading import base_fingerprint, load_for_inference, load_processor
+from rbft_trl.model.provenance import read_record
+
+Row = dict[str, Any]
+
+
+class VideoClassifier:
+    """Labels clips by the likelihood of each class name.
+
+    Example:
+        >>> clf = VideoClassifier.from_pretrained("outputs/run/stage2")
+        >>> clf("a.mp4", top_k=3)
+        [{"label": "delivery", "score": 0.91}, {"label": "normal", "score": 0.08}, {"label": "no", "score": 0.01}]
+
+    Args:
+        model (`torch.nn.Module`): The model, in evaluation mode.
+        collator (`ClipCollator`): Prompts and frames.
+        temperature (`float`, *optional*, defaults to 1.0): Scores are softmax(log-likelihood / temperature).
+        batch_size (`int`, *optional*, defaults to 8): Clips per batch.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, collator: ClipCollator, *, temperature: float = 1.0, batch_size: int = 8
+    ) -> None:
+        self.model, self.collator, self.temperature, self.batch_size = model, collator, temperature, batch_size
+        self.scorer = LabelScorer(collator)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        base: str | None = None,
+        device: str | torch.device | None = None,
+        batch_size: int = 8,
+    ) -> "VideoClassifier":
+        """Loads a checkpoint that rbft_trl/sft.py wrote, with the temperature that was fitted for it, if any.
+
+        Args:
+            name (`str`): Its folder, or its id on the Hub.
+            revision (`str`, *optional*): Branch, tag or commit on the Hub.
+            base (`str`, *optional*): Where the base is now, if not where it was in training.
+            device (`str`, *optional*): Left out: a GPU if there is one.
+            batch_size (`int`, *optional*, defaults to 8): Clips per batch.
+
+        Raises:
+            UserError: if the folder is no finished checkpoint, or the base is another one.
+        """
+        folder = find_checkpoint(str(name), revision)
+        arguments = model_arguments(folder, base)
+        record = read_record(folder)
+        collator = ClipCollator(
+            load_processor(arguments.model_name_or_path, arguments.model_revision),
+            TaskCard.from_yaml(folder / CARD_FILE),
+            Path(),
+            FrameSettings.from_dict(record["frames"]),
+            definitions=record["definitions"],
+        )
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model = load_for_inference(arguments, str(folder), device=device)
+        return cls(model, collator, temperature=read_calibration(folder)["temperature"], batch_size=batch_size)
+
+    def __call__(
+        self, videos: str | os.PathLike | Sequence[str | os.PathLike], *, top_k: int | None = None
+    ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """The labels of one clip or of several, best first.
+
+        Args:
+            videos (`str` or `list[str]`): Paths.
+            top_k (`int`, *optional*): How many labels; all of them if left out.
+
+        Returns:
+            `list`: `[{"label": …, "score": …}, …]`, or for a list of clips a list of these.
+
+        Raises:
+            ClipError: for a clip that cannot be read, with its reason.
+        """
+        if top_k is not None and top_k < 1:
+            raise UserError(f"top_k is {top_k} but must be at least 1")
+        single = isinstance(videos, str | os.PathLike)
+        rows = [{"id": str(path), "video": str(path)} for path in ([videos] if single else videos)]
+        answers = []
+        for start in range(0, len(rows), self.batch_size):
+            batch = rows[start : start + self.batch_size]
+            for scores in self.scores(batch, [self.collator.read_row(row) for row in batch]):
+                ranked = sorted(scores.items(), key=lambda pair: -pair[1])
+                answers.append([{"label": label, "score": score} for label, score in ranked[:top_k]])
+        return answers[0] if single else answers
+
+    def scores(self, rows: list[Row], clips: list[Clip]) -> list[dict[str, float]]:
+        """Per clip: label → score, in the order of the card; they sum to 1."""
+        with torch.inference_mode():
+            logprobs = self.scorer.read(self.model, rows, clips)[1].double().cpu()
+        scores = (logprobs / self.temperature).softmax(-1).tolist()
+        return [dict(zip(self.scorer.names, row, strict=True)) for row in scores]
+
+    def rationales(self, rows: list[Row], clips: list[Clip], *, max_new_tokens: int = 256) -> list[str]:
+        """What the model writes about each clip, greedily; it does not know the decision, and is not its cause."""
+        prompts = [self.collator.rationale_prompt(row) for row in rows]
+        tokens = sample(
+            self.model,
+            prefill(self.model, self.collator.prompts(rows, prompts, clips=clips)),
+            end_id=self.collator.end_id,
+            pad_id=self.collator.tokenizer.pad_token_id,
+            max_new_tokens=max_new_tokens,
+        )
+        return [text.strip() for text in self.collator.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+    def read_batch(self, pairs: list[tuple[Row, Clip | ClipError]], *, rationale_tokens: int = 0) -> list[Row]:
+        """Rows of predictions for clips that were read, and rows with a reason for those that could not be."""
+        good = [(row, clip) for row, clip in pairs if not isinstance(clip, ClipError)]
+        rows, clips = [row for row, _ in good], [clip for _, clip in good]
+        found: dict[str, Row] = {row["id"]: {} for row in rows}
+        if good:
+            for row, scores in zip(rows, self.scores(rows, clips), strict=True):
+                found[row["id"]] = {"scores": scores}
+        if good and rationale_tokens:
+            for row, text in zip(rows, self.rationales(rows, clips, max_new_tokens=rationale_tokens), strict=True):
+                found[row["id"]] |= {"rationale": self.collator.card.without_final_line(text)}
+        return [
+            {"id": row["id"], "error": str(clip) if isinstance(clip, ClipError) else None} | found.get(row["id"], {})
+            for row, clip in pairs
+        ]
+
+
+def find_checkpoint(name: str, revision: str | None = None) -> Path:
+    """A folder as it is; anything else is an id on the Hub, which is downloaded.
+
+    Raises:
+        UserError: if it is neither.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(name, revision=revision))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"'{name}' is no folder, and nothing of that id comes from the Hub ({said})") from error
+
+
+def model_arguments(folder: Path, base: str | None = None) -> ModelArguments:
+    """How the checkpoint's base is loaded: as in training, from where it was or from `base`.
+
+    Raises:
+        UserError: if the base is not the one that was trained.
+    """
+    record = read_record(folder)
+    recipe = record["recipe"]
+    known = ("model_revision", "dtype", "attn_implementation", "load_in_4bit")
+    arguments = ModelArguments(
+        model_name_or_path=base or record["model_name_or_path"], **{key: recipe[key] for key in known}
+    )
+    found = base_fingerprint(arguments.model_name_or_path, arguments.model_revision)
+    if found != record["base"]:
+        raise UserError(
+            f"'{folder}' was trained on the base {record['base']} ('{record['model_name_or_path']}') but "
+            f"'{arguments.model_name_or_path}' is {found}; say where it is now with --base"
+        )
+    return arguments
+
+
+def read_calibration(folder: Path) -> dict[str, Any]:
+    """calibration.json of a checkpoint; temperature 1 if there is none.
+
+    Raises:
+        UserError: if it was fitted to other weights.
+    """
+    file = folder / CALIBRATION_FILE
+    if not file.is_file():
+        return {"temperature": 1.0}
+    calibration = json.loads(file.read_text(encoding="utf-8"))
+    if calibration["weights"] != weights_fingerprint(folder):
+        raise UserError(f"'{file}' was fitted to other weights; run eval.py with --calibrate true again, or delete it")
+    return calibration

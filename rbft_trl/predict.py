@@ -1,0 +1,186 @@
+"""Labels for new clips from a trained checkpoint: label, score per label, and a reason where there is none.
+
+Input: a checkpoint and clips (files and folders). Output: CSV or JSON Lines, one row per clip.
+Command: python rbft_trl/predict.py --model outputs/run/stage2 clips/ more/*.mp4
+"""
+
+import argparse
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from rbft_trl.batches import fixed_batches, run_batches
+from rbft_trl.classifier import VideoClassifier, find_checkpoint, model_arguments, read_calibration
+from rbft_trl.data.folders import is_clip
+from rbft_trl.data.jsonl import BatchLog, write_jsonl, write_text
+from rbft_trl.errors import UserError, run_entry
+from rbft_trl.evidence.calibration import threshold_for
+from rbft_trl.model.checkpoints import weights_fingerprint
+from rbft_trl.model.provenance import read_record
+
+Row = dict[str, Any]
+
+
+def main(argv: list[str]) -> list[Row]:
+    """Predicts; returns the rows that were written."""
+    args = parse(argv)
+    output = Path(args.output)
+    if output.suffix not in (".csv", ".jsonl"):
+        raise UserError(f"--output '{output}' ends in '{output.suffix}'; write a .csv or .jsonl file")
+    if output.exists():
+        raise UserError(f"--output '{output}' exists; delete it or name another file")
+    folder = find_checkpoint(args.model, args.revision)
+    base = model_arguments(folder, args.base)
+    calibration = read_calibration(folder)
+    threshold = find_threshold(args, calibration, folder)
+    clips = find_clips(args.clips)
+
+    accelerator = Accelerator(cpu=args.use_cpu)
+    log = BatchLog(output, settings_of(args, folder, calibration), rank=accelerator.process_index)
+    finished = log.load()
+    done = {row["id"] for rows in finished.values() for row in rows}
+    left = [row for row in clips if row["id"] not in done]
+    accelerator.wait_for_everyone()  # all processes number their batches from the same log
+    started = time.perf_counter()
+    classifier = VideoClassifier.from_pretrained(
+        folder, base=base.model_name_or_path, device=accelerator.device, batch_size=args.batch_size
+    )
+    loaded = time.perf_counter()
+    run_batches(
+        lambda _, pairs: classifier.read_batch(pairs, rationale_tokens=args.max_new_tokens if args.rationale else 0),
+        fixed_batches(left, args.batch_size, first=max(finished, default=-1) + 1),
+        log,
+        accelerator,
+        classifier.collator,
+        title="predicting",
+        workers=args.workers,
+    )
+    seconds = time.perf_counter() - loaded
+    by_id = {row["id"]: row for rows in log.load().values() for row in rows}
+    rows = [decide(by_id[row["id"]], threshold) for row in clips]
+    if accelerator.is_main_process:
+        write(rows, output, classifier.scorer.names, rationale=args.rationale)
+        log.clear()
+        bad, unsure = sum(row["error"] is not None for row in rows), sum(row["abstained"] for row in rows)
+        print(
+            f"{len(rows)} clips: {len(rows) - bad - unsure} labelled, {unsure} below the threshold, {bad} unreadable"
+        )
+        if left:
+            print(
+                f"{len(left) / seconds:.1f} clips/s after {loaded - started:.1f} s of loading; written to '{output}'"
+            )
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return rows
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", nargs="+", help="clips, or folders of clips")
+    parser.add_argument("--model", required=True, help="folder of a trained stage, or its id on the Hub")
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument("--base", help="where the base is now, if not where it was in training")
+    parser.add_argument("--output", default="predictions.csv", help=".csv or .jsonl to write [predictions.csv]")
+    cut = parser.add_mutually_exclusive_group()
+    cut.add_argument("--threshold", type=float, help="no label for clips whose best score is lower")
+    cut.add_argument("--precision", type=float, help="the threshold that gave this precision on validation")
+    parser.add_argument("--rationale", action="store_true", help="also let the model write about each clip")
+    parser.add_argument("--max_new_tokens", type=int, default=256, help="longest rationale [256]")
+    parser.add_argument("--batch_size", type=int, default=8, help="clips per batch [8]")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read clips ahead [0]")
+    parser.add_argument("--use_cpu", action="store_true", help="run on the CPU even if there is a GPU")
+    args = parser.parse_args(argv)
+    for name, value in (("threshold", args.threshold), ("precision", args.precision)):
+        if value is not None and not 0 <= value <= 1:
+            raise UserError(f"--{name} is {value} but must be a share from 0 to 1")
+    if min(args.batch_size, args.max_new_tokens) < 1 or args.workers < 0:
+        raise UserError("--batch_size and --max_new_tokens must be at least 1, --workers at least 0")
+    return args
+
+
+def find_clips(given: list[str]) -> list[Row]:
+    """Every clip once, sorted within a folder; what is named itself is taken whatever its ending.
+
+    Raises:
+        UserError: for a path that does not exist, and if there is no clip at all.
+    """
+    found: dict[str, Row] = {}
+    for name in given:
+        path = Path(name)
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if is_clip(p) and p.is_file())
+            if not files:
+                raise UserError(f"the folder '{path}' holds no clip; name another")
+        elif path.exists():
+            files = [path]
+        else:
+            raise UserError(f"'{path}' does not exist; correct the path")
+        for file in files:
+            found.setdefault(str(file.resolve()), {"id": str(file), "video": str(file.resolve())})
+    return list(found.values())
+
+
+def find_threshold(args: argparse.Namespace, calibration: dict[str, Any], folder: Path) -> float:
+    """The threshold that was given, or the one that reached the wanted precision on validation."""
+    if args.precision is None:
+        return args.threshold or 0.0
+    if "confidence" not in calibration:
+        raise UserError(
+            f"--precision needs validation scores, and '{folder}' has none; run rbft_trl/eval.py with --split "
+            "validation --calibrate true first, or give a --threshold"
+        )
+    threshold, share = threshold_for(args.precision, calibration)
+    print(
+        f"threshold {threshold:.3f}: above it {args.precision:.0%} of the validation clips were right, "
+        f"{share:.0%} of {calibration['n']} are above it"
+    )
+    return threshold
+
+
+def settings_of(args: argparse.Namespace, folder: Path, calibration: dict[str, Any]) -> dict[str, Any]:
+    """What finished batches depend on; the threshold is applied afterwards and may change."""
+    record = read_record(folder)
+    return {
+        "model": weights_fingerprint(folder),
+        "base": record["base"],
+        "temperature": calibration["temperature"],
+        "rationale": args.max_new_tokens if args.rationale else 0,
+    }
+
+
+def decide(row: Row, threshold: float) -> Row:
+    """The best label, or none where the clip could not be read or the score is below the threshold."""
+    scores = row.get("scores") or {}
+    best = max(scores, key=scores.__getitem__) if scores else None
+    abstained = best is not None and scores[best] < threshold
+    return {
+        "clip": row["id"],
+        "label": None if abstained else best,
+        "score": scores[best] if best is not None else None,
+        "abstained": abstained,
+        "error": row["error"],
+        "scores": scores,
+    } | ({"rationale": row["rationale"]} if "rationale" in row else {})
+
+
+def write(rows: list[Row], output: Path, names: list[str], *, rationale: bool) -> None:
+    """JSON Lines as the rows are; in CSV each label's score is a column `score: LABEL`."""
+    if output.suffix == ".jsonl":
+        write_jsonl(output, rows)
+        return
+    stream = io.StringIO(newline="")
+    plain = ["clip", "label", "score", "abstained", "error", *(["rationale"] if rationale else [])]
+    writer = csv.writer(stream)
+    writer.writerow(plain + [f"score: {name}" for name in names])
+    for row in rows:
+        writer.writerow([row.get(key) for key in plain] + [row["scores"].get(name) for name in names])
+    write_text(output, stream.getvalue())
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,162 @@
+"""Prediction on new clips: scores as in the evaluation, bad clips as rows, resumable, one sentence per mistake."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rbft_trl import classifier, predict, sft
+from rbft_trl import eval as evaluation
+from rbft_trl.classifier import VideoClassifier
+from rbft_trl.data.jsonl import read_jsonl, write_json
+from rbft_trl.data.video import ClipError
+from rbft_trl.errors import UserError
+from rbft_trl.evidence.calibration import CALIBRATION_FILE
+from tests.helpers import toy_recipe
+
+
+@pytest.fixture(scope="module")
+def trained(toy_set: tuple, smoke_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("predict")
+    changes: dict[str, Any] = {"output_dir": folder / "direct", "max_steps": 2, "eval_strategy": "no"}
+    changes |= {"save_strategy": "no", "load_best_model_at_end": False}
+    sft.main([toy_recipe("direct", folder, toy_set[0], smoke_base, **changes)])
+    return folder / "direct"
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: Path, toy_set: tuple, smoke_base: Path) -> list[dict[str, Any]]:
+    recipe = toy_recipe(
+        "eval", trained.parent, toy_set[0], smoke_base, checkpoint=trained, output_dir=trained / "eval"
+    )
+    evaluation.main([recipe])
+    return read_jsonl(trained / "eval/predictions.jsonl")
+
+
+def test_prediction_scores_as_the_evaluation_does(trained: Path, evaluated: list, toy_set: tuple) -> None:
+    clf = VideoClassifier.from_pretrained(trained, device="cpu", batch_size=5)
+    some = evaluated[:7]
+    answers = clf([toy_set[1] / row["video"] for row in some], top_k=3)
+    for row, ranked in zip(some, answers, strict=True):
+        best = sorted(row["scores"].values(), reverse=True)
+        assert [answer["score"] for answer in ranked] == pytest.approx(best[:3], abs=1e-5)
+        assert ranked[0]["label"] == row["prediction"]
+    single = clf(str(toy_set[1] / some[0]["video"]))
+    assert isinstance(single[0], dict) and sum(answer["score"] for answer in single) == pytest.approx(1)
+
+
+def test_a_table_of_a_folder_with_a_bad_clip(trained: Path, toy_set: tuple, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    for i, clip in enumerate(sorted((toy_set[1] / "clips").iterdir())[:3]):
+        shutil.copy(clip, tmp_path / f"new/{i}, x.mp4")
+    (tmp_path / "new/bad.mp4").write_bytes(b"no clip at all")
+    out = tmp_path / "out.csv"
+    command = [
+        str(tmp_path / "new"),
+        "--model",
+        str(trained),
+        "--use_cpu",
+        "--output",
+        str(out),
+        "--threshold",
+        "0.99",
+    ]
+    rows = predict.main([*command, "--batch_size", "2", "--rationale", "--max_new_tokens", "4"])
+    with out.open(newline="", encoding="utf-8") as stream:
+        table = list(csv.DictReader(stream))
+    assert [Path(row["clip"]).name for row in table] == ["0, x.mp4", "1, x.mp4", "2, x.mp4", "bad.mp4"]
+    assert "not_a_video" in table[3]["error"] and not table[3]["label"] and not table[3]["score: dorvan"]
+    assert all(row["abstained"] == "True" and not row["label"] and float(row["score"]) < 0.99 for row in table[:3])
+    assert all("rationale" in row for row in rows[:3]) and not list(tmp_path.glob("*.part"))
+    with pytest.raises(UserError, match=r"out\.csv' exists"):
+        predict.main(command)
+
+
+def test_a_stopped_prediction_goes_on_and_new_clips_may_have_come(
+    trained: Path, toy_set: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = sorted(str(path) for path in (toy_set[1] / "clips").iterdir())[:6]
+    out = tmp_path / "out.jsonl"
+    command = ["--model", str(trained), "--use_cpu", "--output", str(out), "--batch_size", "2"]
+    real, calls = VideoClassifier.scores, []
+
+    def stops(self: VideoClassifier, rows: list, read: list) -> list:
+        calls.append([row["id"] for row in rows])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, rows, read)
+
+    monkeypatch.setattr(classifier.VideoClassifier, "scores", stops)
+    with pytest.raises(KeyboardInterrupt):
+        predict.main([*clips[1:5], *command])
+    assert not out.exists()
+    rows = predict.main([*clips, *command])
+    assert [row["clip"] for row in rows] == clips
+    assert sorted(name for batch in calls[2:] for name in batch) == sorted(
+        set(clips) - set(calls[0])
+    )  # what was finished is not read again
+    monkeypatch.undo()
+    straight = predict.main([*clips, *command[:-3], str(tmp_path / "other.jsonl"), *command[-2:]])
+    for a, b in zip(rows, straight, strict=True):
+        np.testing.assert_allclose(list(a["scores"].values()), list(b["scores"].values()), atol=1e-5)
+
+
+def test_the_stored_temperature_and_precision_are_used(
+    trained: Path, evaluated: list, toy_set: tuple, smoke_base: Path, tmp_path: Path
+) -> None:
+    recipe = toy_recipe("eval", tmp_path, toy_set[0], smoke_base, checkpoint=trained, output_dir=tmp_path / "eval")
+    with pytest.raises(UserError, match=r"calibrate needs .* split 'test'"):
+        evaluation.main([recipe, "--calibrate", "true"])
+    with pytest.raises(UserError, match=r"16 validation clips are too few"):
+        evaluation.main([recipe, "--calibrate", "true", "--split", "validation"])
+    clip = str(toy_set[1] / evaluated[0]["video"])
+    command = [clip, "--model", str(trained), "--use_cpu", "--precision", "0.5"]
+    with pytest.raises(UserError, match="--precision needs validation scores"):
+        predict.main([*command, "--output", str(tmp_path / "a.jsonl")])
+    fitted = {"temperature": 4.0, "confidence": [0.9, 0.1], "right": [True, False], "n": 2}
+    try:
+        write_json(trained / CALIBRATION_FILE, fitted | {"weights": classifier.weights_fingerprint(trained)})
+        (row,) = predict.main([*command, "--output", str(tmp_path / "b.jsonl")])
+        logprobs = np.array(list(evaluated[0]["logprobs"].values())) / 4.0
+        expected = np.exp(logprobs - logprobs.max())
+        np.testing.assert_allclose(list(row["scores"].values()), expected / expected.sum(), atol=1e-5)
+        assert json.loads((tmp_path / "b.jsonl").read_text())["clip"] == clip
+        write_json(trained / CALIBRATION_FILE, fitted | {"weights": "other"})
+        with pytest.raises(UserError, match="was fitted to other weights"):
+            predict.main([*command, "--output", str(tmp_path / "c.jsonl")])
+    finally:
+        (trained / CALIBRATION_FILE).unlink()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["nowhere"], "'nowhere' does not exist"),
+        (["EMPTY"], "holds no clip"),
+        (["CLIP", "--threshold", "2"], "--threshold is 2.0 but must be a share"),
+        (["CLIP", "--output", "x.txt"], "ends in '.txt'; write a .csv or .jsonl"),
+        (["CLIP", "--model", "EMPTY"], "holds no rbft.json"),
+        (["CLIP", "--batch_size", "0"], "must be at least 1"),
+        (["CLIP", "--base", "EMPTY"], "no processor|config.json|is no base"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    argv: list[str], words: str, trained: Path, evaluated: list, toy_set: tuple, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"EMPTY": str(tmp_path / "empty"), "CLIP": str(toy_set[1] / evaluated[0]["video"])}
+    argv = [places.get(word, word) for word in argv]
+    model = [] if "--model" in argv else ["--model", str(trained)]
+    output = [] if "--output" in argv else ["--output", str(tmp_path / "out.csv")]
+    with pytest.raises(UserError, match=words):
+        predict.main([*argv, *model, *output, "--use_cpu"])
+
+
+def test_a_bad_clip_is_an_error_in_python(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"")
+    with pytest.raises(ClipError, match="empty_file"):
+        VideoClassifier.from_pretrained(trained, device="cpu")(tmp_path / "bad.mp4")
