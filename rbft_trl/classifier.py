@@ -16,11 +16,10 @@ from rbft_trl.data.task import CARD_FILE, TaskCard
 from rbft_trl.data.video import Clip, ClipError, FrameSettings
 from rbft_trl.errors import UserError
 from rbft_trl.evidence.calibration import CALIBRATION_FILE
-from rbft_trl.model.checkpoints import weights_fingerprint
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.inference import LabelScorer, prefill, sample
 from rbft_trl.model.loading import base_fingerprint, load_for_inference, load_processor
-from rbft_trl.model.provenance import read_record
+from rbft_trl.model.provenance import read_record, weights_fingerprint
 
 Row = dict[str, Any]
 

@@ -6,7 +6,6 @@ Command: python rbft_trl/compare.py recipes/toy/compare.yaml
 
 import datetime
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,16 @@ from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, open_task
 from rbft_trl.training_config import TrainingConfig
 
+# What stage 1, stage 2 and direct SFT must share so that a step means the same; rates are each arm's own.
+MATCHED = ("per_device_train_batch_size", "gradient_accumulation_steps", "use_peft", "lora_r", "lora_alpha")
+MATCHED += ("lora_dropout", "train_parts", "optim")
 ARMS = {
     "zero_shot": "the base as it is",
     "zero_shot_definitions": "the base as it is, with the definitions of the labels in the prompt",
     "probe": "a linear probe on frozen features of the base",
     "direct": "direct SFT on the labels, with as many steps as stage 1 and stage 2 together",
     "rbft": "RB-FT: stage 1 on the model's own rationales, stage 2 on the labels",
-    "shuffled": "control: as RB-FT, but each clip has the rationale of another clip of its class",
+    "shuffled": "control: as RB-FT, but each clip whose class is known has the rationale of another of its class",
     "oracle": "control: as RB-FT, but with true descriptions in stage 1",
 }
 
@@ -89,10 +91,44 @@ def check(args: CompareArguments) -> None:
                 raise UserError(
                     f"'{name}' is {getattr(data, name)} in {getattr(args, key)} and differs in {args.eval}"
                 )
-        if base.model_name_or_path != seen["eval"][1].model_name_or_path:
+        for name in ("model_name_or_path", "model_revision", "dtype", "load_in_4bit"):
+            if getattr(base, name) != getattr(seen["eval"][1], name):
+                raise UserError(
+                    f"'{name}' is {getattr(base, name)} in {getattr(args, key)} and differs in {args.eval}"
+                )
+    check_arms(args, seen)
+
+
+def check_arms(args: CompareArguments, seen: dict[str, Any]) -> None:
+    """The recipes must make the arms that the table names, with one batch, one adapter and one optimizer."""
+    evaluated = seen["eval"][2]
+    needed = [("eval", "checkpoint", evaluated.checkpoint, None), ("eval", "method", evaluated.method, "score")]
+    needed += [("eval", "split", evaluated.split, "test")]
+    for key, init, target in (("stage1", "base", "rationale"), ("stage2", None, "label"), ("direct", "base", "label")):
+        stage = seen[key][3]
+        needed += [(key, "target", stage.target, target), (key, "dataloader_drop_last", _drops(seen[key]), True)]
+        needed += [(key, "init", stage.init, init)] if init else []
+    for key, name, value, wanted in needed:
+        if value != wanted:
             raise UserError(
-                f"the base is {base.model_name_or_path} in {getattr(args, key)} and differs in {args.eval}"
+                f"'{name}' is {value} in {getattr(args, key)}, but the comparison needs {wanted}; change it"
             )
+    for key in ("stage1", "direct"):
+        for name in MATCHED:
+            value, other = (_setting(seen[one], name) for one in (key, "stage2"))
+            if value != other:
+                raise UserError(
+                    f"'{name}' is {value} in {getattr(args, key)} and {other} in {args.stage2}; steps are only "
+                    "matched if both are equal"
+                )
+
+
+def _drops(groups: tuple[Any, ...]) -> bool:
+    return groups[4].dataloader_drop_last
+
+
+def _setting(groups: tuple[Any, ...], name: str) -> Any:
+    return next(getattr(group, name) for group in groups if hasattr(group, name))
 
 
 class Comparison:
@@ -105,9 +141,10 @@ class Comparison:
         self.data.shots, shots = None, self.data.shots
         self.card, self.source, rows, self.frames = open_task(self.data)
         self.data.shots = shots
-        self.texts = {}
+        truth = read_jsonl(args.oracle_texts) if args.oracle_texts else []
+        self.texts = {row.get("id", ""): row.get("text", "") for row in truth}
+        self.classes = {row.get("id", ""): row.get("label") for row in truth}  # of the pool too, where that is known
         if args.oracle_texts:
-            self.texts = {row.get("id", ""): row.get("text", "") for row in read_jsonl(args.oracle_texts)}
             oracle_samples([row for row in rows if row["split"] == "train"], self.texts, self.card)
 
     def cell(self, arm: str, draw: int, cells: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -123,13 +160,7 @@ class Comparison:
         if arm == "direct":
             budget = cells["rbft"][draw]
             record = self._train(self.args.direct, folder / "direct", draw, "--max_steps", str(budget["steps"]))
-            if record["presentations"] != budget["presentations"]:
-                warnings.warn(
-                    f"direct saw {record['presentations']} clips and rbft {budget['presentations']}: the batches do "
-                    "not "
-                    "divide the rows; set dataloader_drop_last: true in the recipes of the stages",
-                    stacklevel=2,
-                )
+            assert record["presentations"] == budget["presentations"], "full batches of one size: see check_arms"
             return self._scored(folder, draw, folder / "direct") | _effort(record)
         return self._two_stages(arm, folder, draw, cells)
 
@@ -150,7 +181,7 @@ class Comparison:
             return own
         file = folder / "rationales.jsonl"
         if arm == "shuffled":
-            write_jsonl(file, shuffled_within_class(read_jsonl(own), self.card, seed=draw))
+            write_jsonl(file, shuffled_within_class(read_jsonl(own), self.card, seed=draw, classes=self.classes))
         else:
             rows = [row for row in self.rows(draw) if row["split"] == "train"]
             write_jsonl(file, oracle_samples(rows, self.texts, self.card))

@@ -172,6 +172,11 @@ class RationaleArguments:
             raise UserError("'output_file' is missing; name the rationales.jsonl to write")
         if self.num_samples < 1 or self.max_new_tokens < 1 or self.per_device_batch_size < 1:
             raise UserError("'num_samples', 'max_new_tokens' and 'per_device_batch_size' must be at least 1")
+        if self.dataloader_num_workers < 0 or not 0 <= self.seed < 2**32:
+            raise UserError(
+                f"dataloader_num_workers is {self.dataloader_num_workers} (at least 0), seed {self.seed} (from 0 to "
+                "below 2^32); correct the one that is out of bounds"
+            )
         if not self.temperature >= 0 or not 0 < self.top_p <= 1:
             raise UserError(f"temperature is {self.temperature} (>= 0) and top_p {self.top_p} (above 0, at most 1)")
         if self.num_samples > 1 and self.temperature == 0:
@@ -207,8 +212,10 @@ class EvalArguments:
     def __post_init__(self) -> None:
         if not self.output_dir:
             raise UserError("'output_dir' is missing; name the folder for predictions.jsonl and metrics.json")
-        if self.per_device_batch_size < 1 or self.max_new_tokens < 1:
-            raise UserError("'per_device_batch_size' and 'max_new_tokens' must be at least 1")
+        if min(self.per_device_batch_size, self.max_new_tokens) < 1 or self.dataloader_num_workers < 0:
+            raise UserError(
+                "'per_device_batch_size' and 'max_new_tokens' must be at least 1, dataloader_num_workers 0"
+            )
         if self.calibrate and (self.split != "validation" or self.checkpoint is None or self.method != "score"):
             raise UserError(
                 f"calibrate needs a checkpoint, split validation and method score, not split '{self.split}' and "

@@ -16,13 +16,12 @@ from accelerate import Accelerator
 
 from rbft_trl.batches import Pairs, fixed_batches, run_batches
 from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
-from rbft_trl.data.jsonl import BatchLog, read_jsonl, write_json, write_jsonl
+from rbft_trl.data.jsonl import BatchLog, read_json, read_jsonl, write_json, write_jsonl
 from rbft_trl.data.task import TaskCard
 from rbft_trl.data.video import Clip, ClipError
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.calibration import CALIBRATION_FILE, calibrate
 from rbft_trl.evidence.metrics import compute_metrics, save_confusion_picture
-from rbft_trl.model.checkpoints import weights_fingerprint
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.inference import LabelScorer, prefill, sample
 from rbft_trl.model.loading import (
@@ -33,7 +32,7 @@ from rbft_trl.model.loading import (
     load_processor,
 )
 from rbft_trl.model.probe import fit_probe
-from rbft_trl.model.provenance import check_same, check_unseen, read_record
+from rbft_trl.model.provenance import check_same, check_unseen, read_record, weights_fingerprint
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, data_fingerprint, of_split, open_task
 
@@ -52,6 +51,7 @@ def main(argv: list[str]) -> dict[str, Any]:
     record = read_record(args.checkpoint) if args.checkpoint else {"target": "label"}
     if args.checkpoint:
         wanted = {"base": fingerprint, "frames": frames.to_dict(), "definitions": data.definitions}
+        wanted |= {"load_in_4bit": base.load_in_4bit}
         check_same(record, args.checkpoint, card, **wanted)
         check_unseen(record, args.checkpoint, rows, args.split)
     clips = of_split(rows, args.split)
@@ -215,12 +215,21 @@ def store_calibration(checkpoint: Path, predictions: list[Prediction], card: Tas
 
 
 def finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The metrics of an evaluation that has been made with the very same settings, weights and clips."""
+    """The metrics of an evaluation that has been made with the very same settings, weights and clips.
+
+    Raises:
+        UserError: if another one lies there.
+    """
     if not all((output / name).is_file() for name in ("predictions.jsonl", "confusion.png", "metrics.json")):
         return None
-    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
-    if metrics.get("settings") != json.loads(json.dumps(settings)):
-        return None
+    metrics = read_json(output / "metrics.json")
+    made, wanted = metrics.get("settings") or {}, json.loads(json.dumps(settings))
+    if made != wanted:
+        other = next(key for key in made.keys() | wanted.keys() if made.get(key) != wanted.get(key))
+        raise UserError(
+            f"output_dir '{output}' holds an evaluation with {other} = {made.get(other)}, this one has "
+            f"{wanted.get(other)}; choose another output_dir, or delete it"
+        )
     print(f"'{output}' is complete: its predictions are reused")
     return metrics
 

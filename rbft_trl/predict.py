@@ -19,8 +19,7 @@ from rbft_trl.data.folders import is_clip
 from rbft_trl.data.jsonl import BatchLog, write_jsonl, write_text
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.calibration import threshold_for
-from rbft_trl.model.checkpoints import weights_fingerprint
-from rbft_trl.model.provenance import read_record
+from rbft_trl.model.provenance import read_record, weights_fingerprint
 
 Row = dict[str, Any]
 

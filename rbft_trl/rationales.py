@@ -14,7 +14,7 @@ from accelerate.utils import set_seed
 
 from rbft_trl.batches import Pairs, fixed_batches, run_batches
 from rbft_trl.configs import DataArguments, ModelArguments, RationaleArguments
-from rbft_trl.data.jsonl import BatchLog, read_jsonl, write_json, write_jsonl
+from rbft_trl.data.jsonl import BatchLog, read_json, read_jsonl, write_json, write_jsonl
 from rbft_trl.data.task import TaskCard, fingerprint
 from rbft_trl.data.video import ClipError
 from rbft_trl.errors import UserError, run_entry
@@ -132,6 +132,7 @@ class Writer:
             seed=seed,
         )
         texts = collator.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        cut = (tokens != collator.end_id).all(dim=1).tolist()
         offset = args.num_samples if shown and args.label_shown == "blind_then_hint" else 0
         decoding = {k: getattr(args, k) for k in ("temperature", "top_p", "max_new_tokens")}
         return [
@@ -145,6 +146,7 @@ class Writer:
                 "decoding": decoding,
                 "seed": seed,
                 "text": texts[i * args.num_samples + k].strip(),
+                "cut": cut[i * args.num_samples + k],
             }
             for i, row in enumerate(rows)
             for k in range(args.num_samples)
@@ -169,7 +171,7 @@ def reuse(
 ) -> list[Sample]:
     """A finished file with the same settings is checked anew (that is cheap) instead of written anew."""
     file = summary_file(output)
-    made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    made = read_json(file) if file.is_file() else {}
     for key, value in settings.items():
         if made.get(key) != json.loads(json.dumps(value)):
             raise UserError(

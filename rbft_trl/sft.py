@@ -16,7 +16,7 @@ from datasets import Dataset
 from rbft_trl.configs import AdapterArguments, DataArguments, ModelArguments, StageArguments
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError, run_entry
-from rbft_trl.model.checkpoints import prepare_output, weights_fingerprint
+from rbft_trl.model.checkpoints import prepare_output
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.inference import LabelScorer
 from rbft_trl.model.loading import (
@@ -26,8 +26,16 @@ from rbft_trl.model.loading import (
     load_base,
     load_processor,
     prepare_for_training,
+    trainable_parameters,
 )
-from rbft_trl.model.provenance import check_same, check_unseen, groups_of, read_record, write_record
+from rbft_trl.model.provenance import (
+    check_same,
+    check_unseen,
+    groups_of,
+    read_record,
+    weights_fingerprint,
+    write_record,
+)
 from rbft_trl.model.trainer import KeepPresentations, LabelTrainer, RationaleTrainer, VideoSFTTrainer
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.stage_rows import check_lengths, check_stage0, training_rows
@@ -51,6 +59,7 @@ def main(argv: list[str]) -> dict[str, Any]:
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - started
+    check_trained(trainer)
     trainer.save_model()
     trainer.save_state()
     if trainer.accelerator.is_main_process:
@@ -95,7 +104,12 @@ def make_plan(
     check_options(base, adapters, training)
     fingerprint = base_fingerprint(base.model_name_or_path, base.model_revision)
     same = {"base": fingerprint, "frames": frames.to_dict(), "definitions": data.definitions}
-    same |= {"adapters": dataclasses.asdict(adapters), "shots": data.shots, "draw": data.draw}
+    same |= {
+        "load_in_4bit": base.load_in_4bit,
+        "adapters": dataclasses.asdict(adapters),
+        "shots": data.shots,
+        "draw": data.draw,
+    }
     parent = None if stage.init == "base" else read_parent(stage.init, card, rows, same)
     check_stage0(stage, card, same)
     train = training_rows(rows, stage, card)
@@ -185,6 +199,19 @@ def make_trainer(plan: Plan) -> VideoSFTTrainer:
         trainer.score_validation = lambda m, clips: scorer.right(m, clips, batch_size=size)
     trainer.add_callback(KeepPresentations(trainer))
     return trainer
+
+
+def check_trained(trainer: VideoSFTTrainer) -> None:
+    """A run that did no step, or whose weights are no numbers, must not become a parent or a result.
+
+    Raises:
+        UserError: before anything is recorded.
+    """
+    if trainer.state.global_step == 0:
+        raise UserError("no step was trained; check num_train_epochs, max_steps and gradient_accumulation_steps")
+    for _, name, parameter in trainable_parameters(trainer.model):
+        if not parameter.isfinite().all():
+            raise UserError(f"training diverged: '{name}' holds values that are no numbers; lower the learning rate")
 
 
 def make_record(plan: Plan, trainer: VideoSFTTrainer, seconds: float) -> dict[str, Any]:

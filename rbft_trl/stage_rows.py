@@ -3,13 +3,12 @@
 Input: rows of this draw, the stage's options. Output: rows {id, video, label, target, text}; all checks of both.
 """
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 from rbft_trl.configs import StageArguments
-from rbft_trl.data.jsonl import read_jsonl
+from rbft_trl.data.jsonl import read_json, read_jsonl
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
 from rbft_trl.evidence.verify import require_every_class
@@ -27,8 +26,12 @@ def training_rows(rows: list[Row], stage: StageArguments, card: TaskCard) -> lis
         return [_flat(row, "label", "") for row in of_split(rows, "train")]
     samples = read_jsonl(stage.rationales)
     by_id = {row["id"]: row for row in rows if row["split"] == "train"}
+    seen = set()
     for number, sample in enumerate(samples, start=1):
         _check_sample(sample, by_id, card, f"{stage.rationales}:{number}")
+        if (key := (sample["id"], sample.get("sample"))) in seen:
+            raise UserError(f"{stage.rationales}:{number}: clip '{key[0]}', sample {key[1]} stands twice; remove one")
+        seen.add(key)
     require_every_class(samples, card)
     _warn_of_other_prompt(samples, card, stage.rationales)
     used = [s for s in samples if s["verdict"] in ("kept", "unlabelled")]
@@ -46,7 +49,7 @@ def check_stage0(stage: StageArguments, card: TaskCard, same: dict[str, Any]) ->
     summary = Path(stage.rationales).with_suffix(".summary.json") if stage.rationales else None
     if summary is None or not summary.is_file():
         return
-    made = json.loads(summary.read_text(encoding="utf-8"))
+    made = read_json(summary)
     wanted = {key: same[key] for key in ("base", "frames", "definitions")} | {"card": card.fingerprint()}
     for key, value in wanted.items():
         if made.get(key) != value:
@@ -78,6 +81,12 @@ def _check_sample(sample: dict[str, Any], by_id: dict[str, Row], card: TaskCard,
     for key in ("id", "label", "text", "verdict"):
         if key not in sample:
             raise UserError(f"{place}: '{key}' is missing; write the file with rbft_trl/rationales.py")
+    if not isinstance(sample["id"], str) or not isinstance(sample["text"], str):
+        raise UserError(f"{place}: 'id' and 'text' must be text; write the file with rbft_trl/rationales.py")
+    if sample["verdict"] not in ("kept", "dropped", "unlabelled"):
+        raise UserError(f"{place}: verdict '{sample['verdict']}' is none of kept, dropped, unlabelled; correct it")
+    if sample["verdict"] != "dropped" and not sample["text"].strip():
+        raise UserError(f"{place}: the text of clip '{sample['id']}' is empty but kept; drop it")
     row = by_id.get(sample["id"])
     if row is None:
         raise UserError(

@@ -6,11 +6,13 @@ Which other options an entry has is rbft_trl/configs.py.
 import importlib.util
 from dataclasses import dataclass
 
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import SFTConfig
 
 from rbft_trl.configs import option
 from rbft_trl.errors import UserError, nearest
 
+PACKAGE_OF = {"azure_ml": "azureml", "dvclive": "dvclive", "clearml": "clearml", "flyte": "flytekitplugins"}
 IGNORED_BY_US = {
     "packing": "one clip is one sequence here",
     "eval_packing": "one clip is one sequence here",
@@ -76,14 +78,15 @@ class TrainingConfig(SFTConfig):
             raise UserError("'output_dir' is missing; name the folder that the run writes")
         if self.deepspeed is not None or self.fsdp:
             raise UserError("'deepspeed' and 'fsdp' are not supported in this version; use DDP (accelerate_configs/)")
-        if min(self.per_device_train_batch_size, self.per_device_eval_batch_size) < 1 or self.seed < 0:
-            raise UserError("batch sizes must be at least 1 and 'seed' at least 0")
-        if not 0 <= self.learning_rate < 1:
-            raise UserError(f"'learning_rate' is {self.learning_rate} but must be a number from 0 to below 1")
-        if self.num_train_epochs <= 0 and self.max_steps <= 0:
+        if not self.num_train_epochs > 0 and self.max_steps <= 0:
             raise UserError(f"num_train_epochs is {self.num_train_epochs}, so nothing would be trained; raise it")
+        self._check_numbers()
         for name in [self.report_to] if isinstance(self.report_to, str) else self.report_to or []:
-            if name not in ("none", "all") and importlib.util.find_spec(name) is None:
+            if name in ("none", "all"):
+                continue
+            if name not in INTEGRATION_TO_CALLBACK:
+                raise UserError(f"report_to '{name}' is no tracker{nearest(name, INTEGRATION_TO_CALLBACK)}; use none")
+            if importlib.util.find_spec(PACKAGE_OF.get(name, name)) is None:
                 raise UserError(
                     f"report_to '{name}' needs the package {name}, which is not installed; install it or use none"
                 )
@@ -95,6 +98,23 @@ class TrainingConfig(SFTConfig):
         if self.bf16 is None:
             self.bf16 = not self.use_cpu and _has_bf16_gpu()
         super().__post_init__()
+
+    def _check_numbers(self) -> None:
+        for key in ("learning_rate", "learning_rate_merger", "learning_rate_vision", "weight_decay"):
+            value = getattr(self, key)
+            if value is not None and not 0 <= value < 1:
+                raise UserError(f"'{key}' is {value} but must be a number from 0 to below 1")
+        for key in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, key) < 1:
+                raise UserError(f"'{key}' is {getattr(self, key)} but must be at least 1")
+        for key, least in (("max_length", 1), ("max_grad_norm", 0), ("dataloader_num_workers", 0)):
+            value = getattr(self, key)
+            if value is not None and not value >= least:
+                raise UserError(f"'{key}' is {value} but must be at least {least}")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"'seed' is {self.seed} but must be from 0 to below 2^32")
+        if self.dataloader_persistent_workers and self.dataloader_num_workers == 0:
+            raise UserError("'dataloader_persistent_workers' is true but dataloader_num_workers is 0; raise it")
 
     def _check_sampling_and_selection(self) -> None:
         if self.train_sampling_strategy not in ("random", "sequential"):

@@ -43,13 +43,18 @@ def test_all_arms_on_two_draws(recipe: Path, capsys: pytest.CaptureFixture, monk
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Synthetic &lt;clips&gt;." in page and "<script" not in page and "data:image/png;base64" in page
 
+    truth = {row["id"]: row["label"] for row in read_jsonl(yaml.safe_load(recipe.read_text())["oracle_texts"])}
     for draw in range(2):
         direct, rbft, shuffled, oracle = (arms[arm]["draws"][draw] for arm in ("direct", "rbft", "shuffled", "oracle"))
         assert direct["steps"] == rbft["steps"] == shuffled["steps"] == oracle["steps"] > 0
         assert direct["presentations"] == rbft["presentations"] == 8 * rbft["steps"]
         own = {s["id"]: s for s in read_jsonl(rbft["rationales"]) if s["verdict"] != "dropped"}
         for sample in read_jsonl(shuffled["rationales"]):
-            giver = sample["reason"].removeprefix("shuffled: from ")
+            giver = (sample["reason"] or "").removeprefix("shuffled: from ")
+            assert truth[giver or sample["id"]] == truth[sample["id"]], "within the true class, in the pool too"
+            if not giver:  # the only clip of its class in the pool
+                assert sample["label"] is None and sample["text"] == own[sample["id"]]["text"]
+                continue
             assert giver != sample["id"] and own[giver]["label"] == own[sample["id"]]["label"] == sample["label"]
         assert len(read_jsonl(oracle["rationales"])) == 2 * 8 + 8
     ids = [{p["id"] for p in read_jsonl(entry["draws"][0]["predictions"])} for entry in arms.values()]
@@ -77,6 +82,37 @@ def test_mistakes_are_told_before_anything_runs(recipe: Path, tmp_path: Path, ch
     settings = yaml.safe_load(recipe.read_text()) | change | {"output_dir": str(tmp_path / "out")}
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(yaml.safe_dump(settings))
+    with pytest.raises(UserError, match=message):
+        compare.main([str(wrong)])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("eval", {"checkpoint": "somewhere"}, "'checkpoint' is somewhere in .* needs None"),
+        ("eval", {"method": "probe"}, "'method' is probe"),
+        ("eval", {"split": "validation"}, "'split' is validation"),
+        ("direct", {"init": "outputs/stage1"}, "'init' is outputs/stage1 in .* needs base"),
+        (
+            "direct",
+            {"per_device_train_batch_size": 4},
+            "'per_device_train_batch_size' is 4 in .* steps are only matched",
+        ),
+        ("stage1", {"lora_r": 4}, "'lora_r' is 4 in"),
+        ("stage2", {"target": "rationale", "rationales": "r.jsonl"}, "'target' is rationale in .* needs label"),
+        ("stage1", {"dataloader_drop_last": False}, "'dataloader_drop_last' is False in .* needs True"),
+        ("direct", {"dtype": "bfloat16"}, "'dtype' is bfloat16 in"),
+    ],
+)
+def test_arms_that_are_not_what_the_table_calls_them(
+    recipe: Path, tmp_path: Path, key: str, change: dict, message: str
+) -> None:
+    settings = yaml.safe_load(recipe.read_text())
+    changed = tmp_path / f"{key}.yaml"
+    changed.write_text(yaml.safe_dump(yaml.safe_load(Path(settings[key]).read_text()) | change))
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(yaml.safe_dump(settings | {"output_dir": str(tmp_path / "out"), key: str(changed)}))
     with pytest.raises(UserError, match=message):
         compare.main([str(wrong)])
     assert not (tmp_path / "out").exists()

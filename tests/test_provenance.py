@@ -42,13 +42,14 @@ def test_a_new_split_cannot_turn_training_clips_into_test_clips(
 
 
 @pytest.mark.parametrize("change", [["--definitions", "true"], ["--dtype", "bfloat16"], ["--label_score", "mean"]])
-def test_an_evaluation_is_made_anew_if_anything_changed(
+def test_an_evaluation_is_reused_and_never_replaced_by_another(
     toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path, change: list[str]
 ) -> None:
     recipe = toy_recipe("eval", tmp_path, toy_set[0], smoke_base, output_dir=tmp_path / "eval", generate=False)
     first = evaluation.main([recipe])
     assert evaluation.main([recipe]) == first  # reused to the last digit, seconds included
-    assert evaluation.main([recipe, *change])["settings"] != first["settings"]
+    with pytest.raises(UserError, match=r"holds an evaluation with .* choose another output_dir, or delete it"):
+        evaluation.main([recipe, *change])
     (tmp_path / "eval/predictions.jsonl").unlink()
     evaluation.main([recipe, *change])
     assert (tmp_path / "eval/predictions.jsonl").is_file()

@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from rbft_trl.data.jsonl import write_json
-from rbft_trl.errors import run_entry
+from rbft_trl.errors import UserError, run_entry
 from toy.base_model import make_model, make_processor, patchify
 from toy.corpus import TASKS, Example, draw_example
 from toy.scenes import ATTRIBUTES, NUM_FRAMES, SIDE, Scene
@@ -201,10 +201,13 @@ def save(model: nn.Module, processor: Any, out: Path) -> None:
 def main(argv: list[str]) -> None:
     """Pretrains and saves the base."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "base")
+    parser.add_argument("--out", type=Path, help="folder to write [toy/base, with the setting cpu only]")
     parser.add_argument("--setting", choices=list(SETTINGS), default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    if args.out is None and args.setting != "cpu":
+        raise UserError(f"--setting {args.setting} needs --out, or it would replace the base that is shipped")
+    args.out = args.out or Path(__file__).parent / "base"
     settings, started = SETTINGS[args.setting], time.perf_counter()
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)

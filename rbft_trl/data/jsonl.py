@@ -36,6 +36,21 @@ def _object(line: bytes, place: str) -> dict[str, Any]:
     return row
 
 
+def read_json(path: str | Path) -> dict[str, Any]:
+    """A JSON object that a step of ours wrote.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{path}' cannot be read ({error}); delete it and run its step again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"'{path}' holds {type(value).__name__}, not an object; delete it and run its step again")
+    return value
+
+
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes all rows at once (temporary file, then rename)."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -76,6 +91,8 @@ class BatchLog:
         finished: dict[int, list[dict[str, Any]]] = {}
         for part in self._parts():
             for entry in self._whole_lines(part):
+                if not entry.keys() >= {"settings"} and not entry.keys() >= {"batch", "rows"}:
+                    raise UserError(f"'{part}' holds a line that is no finished batch; delete the .part files")
                 if "settings" in entry:
                     self._refuse_other(entry["settings"], part)
                 else:

@@ -15,7 +15,7 @@ from string import Template
 import yaml
 
 from rbft_trl.data.source import DataSource, read_source
-from rbft_trl.errors import UserError
+from rbft_trl.errors import UserError, nearest
 from rbft_trl.yaml_file import check_keys, read_mapping
 
 FINAL_LINE = "Classification:"
@@ -204,6 +204,9 @@ def _read_prompts(folder: str | None, path: Path) -> dict[str, str]:
     own = path.parent / str(folder) if folder else PROMPT_FOLDER
     if not own.is_dir():
         raise UserError(f"{path}: the prompt folder '{own}' does not exist; leave 'prompts' out for the package's own")
+    for file in sorted(own.glob("*.txt")):
+        if file.stem not in PROMPT_FILES:
+            raise UserError(f"{file} is no prompt of ours{nearest(file.stem, PROMPT_FILES)}; known: {PROMPT_FILES}")
     fields = {"label": {"labels"}, "rationale": {"labels", "hint"}, "hint": {"label"}}
     prompts = {}
     for name in PROMPT_FILES:

@@ -6,6 +6,7 @@ Input: `pairs` and `summary` of rbft_trl.evidence.stats. Output: text.
 from typing import Any
 
 Pair = dict[str, Any]
+FEWEST_GROUPS = 10  # a bootstrap over fewer sources of clips is far too sure of itself
 MIN_ORACLE_GAIN = 3.0  # points; below, no filter of rationales could win more than noise
 BOTH, CLIPS_ONLY = "clips and draws", "clips only"
 
@@ -100,14 +101,18 @@ def _shuffled_part(pair: Pair | None) -> str:
 
 
 def _side(pair: Pair) -> int:
-    """1 if the whole interval is above 0, -1 if it is below, 0 if it touches 0."""
+    """1 if the whole interval is above 0, -1 if it is below, 0 if it touches 0 or rests on too few sources."""
     low, high = pair["interval"]
+    if pair.get("num_groups", FEWEST_GROUPS) < FEWEST_GROUPS:
+        return 0
     return 1 if low > 0 else -1 if high < 0 else 0
 
 
 def _figures(pair: Pair, *, counts: bool = True) -> str:
     low, high = (signed_points(value, sign=False) for value in pair["interval"])
     text = f"95 % interval {low} to {high}"
+    if pair.get("num_groups", FEWEST_GROUPS) < FEWEST_GROUPS:
+        text += f", which {pair['num_groups']} sources of test clips are too few to trust"
     if not counts:
         return text
     draws = f"{pair['num_draws']} draws" if pair["num_draws"] > 1 else "1 draw"

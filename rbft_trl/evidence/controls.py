@@ -12,32 +12,42 @@ from rbft_trl.errors import UserError
 Sample = dict[str, Any]
 
 
-def shuffled_within_class(samples: list[Sample], card: TaskCard, *, seed: int) -> list[Sample]:
+def shuffled_within_class(
+    samples: list[Sample], card: TaskCard, *, seed: int, classes: dict[str, str] | None = None
+) -> list[Sample]:
     """Gives every used sample the reasoning of another clip of its class, with its own gold final line.
 
-    Across-class shuffling would be label noise and prove little. Clips of the pool have no known class; they exchange
-    among themselves and have no final line. If training on these helps as much as on the true rationales, then what
-    a rationale says of its clip did not matter.
+    Across-class shuffling would be label noise and prove little, so clips of the pool exchange within their class
+    where `classes` (id → true class) tells it, and keep their own text where nobody knows it. If training on these
+    helps as much as on the clips' own rationales, then what a rationale says beyond its class did not matter.
 
     Raises:
         UserError: if all used samples of a class are of one clip, so that there is nothing to exchange.
     """
     used = [s for s in samples if s["verdict"] in ("kept", "unlabelled")]
-    shuffled = []
-    for label in [*card.names, None]:
-        group = [s for s in used if s["label"] == label]
-        if not group:
-            continue
-        givers = _other_clips(group, random.Random(f"{seed}:{label}"), label)
-        for sample, giver in zip(group, givers, strict=True):
-            text = card.without_final_line(giver["text"])
-            if label is not None:
-                text = f"{text}\n{card.final_line(label)}"
-            shuffled.append(sample | {"text": text, "reason": f"shuffled: from {giver['id']}"})
+    shuffled = [s for s in used if s["label"] is None and not (classes or {}).get(s["id"])]
+    for pool in (False, True):  # the two never mix: their texts were checked in different ways
+        for label in card.names:
+            of_class = [s for s in used if (s["label"] or (classes or {}).get(s["id"])) == label]
+            group = [s for s in of_class if (s["label"] is None) == pool]
+            if not group or (pool and len({s["id"] for s in group}) < 2):
+                shuffled += group
+                continue
+            shuffled += _exchanged(group, card, random.Random(f"{seed}:{label}:{pool}"), label)
     return sorted(shuffled, key=lambda s: (s["id"], s["sample"]))
 
 
-def _other_clips(group: list[Sample], rng: random.Random, label: str | None) -> list[Sample]:
+def _exchanged(group: list[Sample], card: TaskCard, rng: random.Random, label: str) -> list[Sample]:
+    shuffled = []
+    for sample, giver in zip(group, _other_clips(group, rng, label), strict=True):
+        text = card.without_final_line(giver["text"])
+        if sample["label"] is not None:
+            text = f"{text}\n{card.final_line(label)}"
+        shuffled.append(sample | {"text": text, "reason": f"shuffled: from {giver['id']}"})
+    return shuffled
+
+
+def _other_clips(group: list[Sample], rng: random.Random, label: str) -> list[Sample]:
     """A random order of `group` in which nobody receives a text of their own clip."""
     clips = sorted({s["id"] for s in group})
     if len(clips) < 2:

@@ -180,9 +180,9 @@ def _reason(sample: Sample, card: TaskCard, *, full: bool) -> str | None:
     """The first objection to one sample; `full` is mode "all" without duplicates, which need the other rows."""
     text, gold = sample["text"], sample["label"]
     reasoning, blind = card.without_final_line(text), not sample.get("shown")
-    found = None
+    found = "cut" if sample.get("cut") and (full or gold is None) else None
     if full:
-        found = refusal(reasoning) or repetition(reasoning)
+        found = found or refusal(reasoning) or repetition(reasoning)
         lines = [f"{name}: {meaning}" for name, meaning in card.labels.items()]
         for definitions in (True, False):
             prompt = card.rationale_prompt(None if blind else gold, definitions=definitions)

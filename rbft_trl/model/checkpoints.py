@@ -1,13 +1,12 @@
 """Output folders and checkpoints: never overwrite, resume from the newest whole one, tell weights apart."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
-from rbft_trl.data.jsonl import write_json
+from rbft_trl.data.jsonl import read_json, write_json
 from rbft_trl.errors import UserError
 from rbft_trl.model.provenance import RECORD_FILE
 from rbft_trl.training_config import TrainingConfig
@@ -36,6 +35,10 @@ def prepare_output(training: TrainingConfig, recipe: dict[str, Any]) -> tuple[st
         _write_recipe(folder, recipe)
         return None, False
     begun = (folder / RECIPE_FILE).is_file()
+    if not begun and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(
+            f"output_dir '{folder}' is not empty and holds no {RECIPE_FILE} of a run to resume; choose another folder"
+        )
     _refuse_other_recipe(folder, recipe)
     if (folder / RECORD_FILE).is_file():
         print(f"'{folder}' is complete; nothing to resume")
@@ -48,8 +51,11 @@ def prepare_output(training: TrainingConfig, recipe: dict[str, Any]) -> tuple[st
                 f"resuming from '{checkpoint}'" if checkpoint else f"'{folder}' has no whole checkpoint: from step 0"
             )
         return checkpoint, False
-    if not Path(wish).is_dir():
-        raise UserError(f"resume_from_checkpoint '{wish}' does not exist; write true to take the newest of '{folder}'")
+    inside = Path(wish).resolve().parent == folder.resolve() and Path(wish).name.startswith("checkpoint-")
+    if not inside or not Path(wish).is_dir() or not is_whole(Path(wish)):
+        raise UserError(
+            f"resume_from_checkpoint '{wish}' is no whole checkpoint-N of '{folder}'; write true to take the newest"
+        )
     return wish, False
 
 
@@ -82,16 +88,6 @@ def is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def weights_fingerprint(folder: str | Path) -> str:
-    """Twelve hex digits over the trained weights in a folder."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(folder).glob("*.safetensors")):
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()[:12]
-
-
 def _write_recipe(folder: Path, recipe: dict[str, Any]) -> None:
     PartialState().wait_for_everyone()  # until every process has looked at the folder
     if PartialState().is_main_process:
@@ -102,7 +98,7 @@ def _write_recipe(folder: Path, recipe: dict[str, Any]) -> None:
 def _refuse_other_recipe(folder: Path, recipe: dict[str, Any]) -> None:
     if not (folder / RECIPE_FILE).is_file():
         return
-    begun = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
+    begun = read_json(folder / RECIPE_FILE)
     for key in recipe.keys() | begun.keys():
         if key not in MAY_DIFFER and recipe.get(key) != begun.get(key):
             raise UserError(

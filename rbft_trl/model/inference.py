@@ -1,7 +1,7 @@
 """Read a clip once: one prefill, then score every label from it, sample k rationales from it, or answer greedily.
 
 Scores are sums of token log-probabilities with the end token, over the trie of the labels' tokens in one forward
-(4-D mask, so sdpa or eager in the language model); equal to naive full forwards to 1e-5 in fp32.
+(boolean 4-D mask, so sdpa in the language model); equal to naive full forwards to 1e-5 in fp32.
 """
 
 from collections.abc import Sequence

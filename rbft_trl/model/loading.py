@@ -25,6 +25,8 @@ from transformers import (
 from rbft_trl.configs import PARTS, AdapterArguments, ModelArguments
 from rbft_trl.errors import UserError
 
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
+NOT_OF_THE_BASE = ("made.json", "measured.json")
 # PEFT asks under a name that transformers 5.23 is about to drop; nothing that a user could change.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
@@ -43,6 +45,8 @@ def check_model_arguments(args: ModelArguments, *, use_cpu: bool) -> None:
         )
     parts = args.attn_implementation
     asked = set(parts.values()) if isinstance(parts, dict) else {parts}
+    if unknown := [name for name in asked if name not in (None, *ATTENTIONS)]:
+        raise UserError(f"attn_implementation '{unknown[0]}' is none of {', '.join(ATTENTIONS)}; choose one of them")
     if "flash_attention_2" in asked and importlib.util.find_spec("flash_attn") is None:
         raise UserError(
             "attn_implementation 'flash_attention_2' needs the package flash-attn, which is not installed; "
@@ -53,10 +57,11 @@ def check_model_arguments(args: ModelArguments, *, use_cpu: bool) -> None:
 
 
 def check_scoring_attention(args: ModelArguments) -> None:
-    """Label scoring reads the label trie under a 4-D mask, which flash attention cannot take."""
+    """Label scoring reads the label trie under a boolean 4-D mask: flash attention cannot take it, and eager attention
+    would add it to the logits instead of masking."""
     asked = args.attn_implementation
     text = asked.get("text_config", asked.get("")) if isinstance(asked, dict) else asked
-    if text is not None and "flash" in text:
+    if text not in (None, "sdpa"):
         raise UserError(
             f"attn_implementation '{text}' cannot take the 4-D mask of label scoring; write attn_implementation: "
             "sdpa, or {text_config: sdpa, vision_config: flash_attention_2}"
@@ -91,7 +96,10 @@ def base_fingerprint(name: str, revision: str | None = None) -> str:
         return f"{name}@{revision or 'main'}"
     if not (folder / "config.json").is_file():
         raise UserError(f"the folder '{name}' holds no config.json, so it is no base model; correct the path")
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):  # configuration, processor, tokenizer and template, but for our toy's notes
+        if file.suffix in (".json", ".jinja", ".txt", ".model") and file.name not in NOT_OF_THE_BASE:
+            digest.update(file.name.encode() + file.read_bytes())
     for file in sorted(folder.glob("*.safetensors")):
         digest.update(f"{file.name}:{file.stat().st_size}".encode())
         with file.open("rb") as stream:
@@ -118,7 +126,7 @@ def load_base(args: ModelArguments, *, device: torch.device | str) -> PreTrained
         )
     try:
         config = AutoConfig.from_pretrained(args.model_name_or_path, revision=args.model_revision)
-        model = AutoModelForImageTextToText.from_pretrained(
+        model, found = AutoModelForImageTextToText.from_pretrained(
             args.model_name_or_path,
             revision=args.model_revision,
             config=config,
@@ -127,9 +135,15 @@ def load_base(args: ModelArguments, *, device: torch.device | str) -> PreTrained
             quantization_config=quantisation,
             device_map={"": device},
             use_safetensors=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"no model could be loaded from '{args.model_name_or_path}': {_first_line(error)}") from error
+    if lacking := [*found["missing_keys"], *found["mismatched_keys"]]:
+        raise UserError(
+            f"'{args.model_name_or_path}' lacks {len(lacking)} weights or has them in another shape, e.g. "
+            f"{sorted(map(str, lacking))[0]}; they would be random, so fetch the model again"
+        )
     quantised = [name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"]
     assert not any(part_of(name) != "llm" for name in quantised), "the tower must stay out of 4 bit (unsloth#1347)"
     model.generation_config.do_sample = False

@@ -3,16 +3,17 @@
 Evaluation and stage 2 read it, so training and serving cannot disagree and a stage cannot start from the wrong parent.
 """
 
+import hashlib
 import importlib.metadata
-import json
 from pathlib import Path
 from typing import Any
 
-from rbft_trl.data.jsonl import write_json
+from rbft_trl.data.jsonl import read_json, write_json
 from rbft_trl.data.task import CARD_FILE, TaskCard
 from rbft_trl.errors import UserError
 
 RECORD_FILE = "rbft.json"
+NEEDED = ("labels", "card", "base", "frames", "definitions", "target", "weights", "adapters", "trained_on", "recipe")
 PACKAGES = ("rbft_trl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "av")
 
 
@@ -24,22 +25,47 @@ def write_record(folder: str | Path, card: TaskCard, record: dict[str, Any]) -> 
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
-    """Reads rbft.json of a checkpoint, or of the run that a `checkpoint-N` folder belongs to.
+    """Reads rbft.json of a checkpoint, or of the run that a `checkpoint-N` folder belongs to (with its own weights).
 
     Raises:
-        UserError: if the folder was not written by rbft_trl/sft.py, or its training did not end.
+        UserError: if the folder was not written by rbft_trl/sft.py, its training did not end, or its weights are not
+            those that were trained.
     """
     folder = Path(folder)
-    for place in (folder, folder.parent if folder.name.startswith("checkpoint-") else folder):
-        if (place / RECORD_FILE).is_file():
-            return json.loads((place / RECORD_FILE).read_text(encoding="utf-8"))
     if not folder.is_dir():
         raise UserError(
             f"the checkpoint '{folder}' does not exist; train it with rbft_trl/sft.py, or correct the path"
         )
+    for place in (folder, folder.parent if folder.name.startswith("checkpoint-") else folder):
+        if (place / RECORD_FILE).is_file():
+            return _checked(read_json(place / RECORD_FILE), folder, whole=place == folder)
     raise UserError(
         f"'{folder}' holds no {RECORD_FILE}, so it is no finished run of rbft_trl/sft.py; finish that run first"
     )
+
+
+def _checked(record: dict[str, Any], folder: Path, *, whole: bool) -> dict[str, Any]:
+    if missing := [key for key in NEEDED if key not in record]:
+        raise UserError(f"'{folder / RECORD_FILE}' lacks '{missing[0]}'; train again")
+    if record["adapters"]["use_peft"] and not (folder / "adapter_config.json").is_file():
+        raise UserError(f"'{folder}' lacks adapter_config.json, so its LoRA cannot be loaded; copy the whole folder")
+    weights = weights_fingerprint(folder)
+    if whole and weights != record["weights"]:
+        raise UserError(
+            f"the weights in '{folder}' ({weights}) are not those that were trained ({record['weights']}); copy the "
+            "whole folder again, or train again"
+        )
+    return record | {"weights": weights}
+
+
+def weights_fingerprint(folder: str | Path) -> str:
+    """Twelve hex digits over the trained weights in a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()[:12]
 
 
 def check_same(record: dict[str, Any], folder: str | Path, card: TaskCard, **wanted: Any) -> None:
