@@ -16,7 +16,7 @@ from accelerate import Accelerator
 
 from rbft_trl.batches import Pairs, fixed_batches, run_batches
 from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
-from rbft_trl.data.jsonl import BatchLog, read_json, read_jsonl, write_json, write_jsonl
+from rbft_trl.data.jsonl import BatchLog, make_folder, read_json, read_jsonl, write_json, write_jsonl
 from rbft_trl.data.task import TaskCard
 from rbft_trl.data.video import Clip, ClipError
 from rbft_trl.errors import UserError, run_entry
@@ -56,7 +56,9 @@ def main(argv: list[str]) -> dict[str, Any]:
         check_unseen(record, args.checkpoint, rows, args.split)
     clips = of_split(rows, args.split)
     if not clips:
-        raise UserError(f"{card.path}: the {args.split} split has no labelled clip; set data.{args.split} above 0")
+        raise UserError(
+            f"{card.path}: the {args.split} split has no labelled clip; give it clips, or name another split"
+        )
     options = {k: v for k, v in dataclasses.asdict(args).items() if k not in NOT_PART_OF_THE_RESULT}
     settings: dict[str, Any] = {
         "card": card.fingerprint(),
@@ -75,6 +77,7 @@ def main(argv: list[str]) -> dict[str, Any]:
             store_calibration(Path(args.checkpoint), read_jsonl(output / "predictions.jsonl"), card)
         return metrics
 
+    make_folder(output)
     accelerator = Accelerator(cpu=args.use_cpu)
     processor = load_processor(base.model_name_or_path, base.model_revision)
     collator = ClipCollator(processor, card, source.root, frames, definitions=data.definitions)

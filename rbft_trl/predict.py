@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from rbft_trl.batches import fixed_batches, run_batches
 from rbft_trl.classifier import VideoClassifier, find_checkpoint, model_arguments, read_calibration
 from rbft_trl.data.folders import is_clip
-from rbft_trl.data.jsonl import BatchLog, write_jsonl, write_text
+from rbft_trl.data.jsonl import BatchLog, make_folder, write_jsonl, write_text
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.calibration import threshold_for
 from rbft_trl.model.provenance import read_record, weights_fingerprint
@@ -37,6 +37,7 @@ def main(argv: list[str]) -> list[Row]:
     calibration = read_calibration(folder)
     threshold = find_threshold(args, calibration, folder)
     clips = find_clips(args.clips)
+    make_folder(output.parent)
 
     accelerator = Accelerator(cpu=args.use_cpu)
     log = BatchLog(output, settings_of(args, folder, calibration), rank=accelerator.process_index)

@@ -14,7 +14,7 @@ from accelerate.utils import set_seed
 
 from rbft_trl.batches import Pairs, fixed_batches, run_batches
 from rbft_trl.configs import DataArguments, ModelArguments, RationaleArguments
-from rbft_trl.data.jsonl import BatchLog, read_json, read_jsonl, write_json, write_jsonl
+from rbft_trl.data.jsonl import BatchLog, make_folder, read_json, read_jsonl, write_json, write_jsonl
 from rbft_trl.data.task import TaskCard, fingerprint
 from rbft_trl.data.video import ClipError
 from rbft_trl.errors import UserError, run_entry
@@ -52,9 +52,11 @@ def main(argv: list[str]) -> list[Sample]:
     accelerator = Accelerator(cpu=args.use_cpu)
     if output.exists():
         return reuse(output, settings, card, args, is_main=accelerator.is_main_process)
+    make_folder(output.parent)
     set_seed(args.seed)
     processor = load_processor(base.model_name_or_path, base.model_revision)
     collator = ClipCollator(processor, card, source.root, frames, definitions=data.definitions)
+    collator.check_headers(clips)
     log = BatchLog(output, settings, rank=accelerator.process_index)
     write = Writer(accelerator, collator, base, args, log)
 

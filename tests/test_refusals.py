@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
-from rbft_trl import sft
+from rbft_trl import eval as evaluation
+from rbft_trl import rationales, sft
 from rbft_trl.configs import StageArguments
 from rbft_trl.data.jsonl import write_jsonl
 from rbft_trl.data.task import TaskCard
@@ -174,3 +176,28 @@ def test_few_sources_of_test_clips_claim_nothing() -> None:
     assert conclude([pair | {"num_groups": 30}]).startswith("RB-FT is better")
     said = conclude([pair | {"num_groups": 2}])
     assert said.startswith("No difference") and "2 sources of test clips are too few to trust" in said
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_work(
+    toy_set: tuple, smoke_base: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for recipe, key, entry in (("eval", "output_dir", evaluation), ("rationales", "output_file", rationales)):
+        place = tmp_path / "file" / "r.jsonl" if key == "output_file" else tmp_path / "file"
+        with pytest.raises(UserError, match="file' cannot be made"):
+            entry.main([toy_recipe(recipe, tmp_path, toy_set[0], smoke_base, **{key: place})])
+
+
+def test_stage_0_looks_at_every_header_before_the_weights(
+    toy_set: tuple, smoke_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rationales, "load_base", None)
+    root = Path(shutil.copytree(toy_set[1], tmp_path / "clips"))
+    rows = [line.split(",") for line in (root / "clips.csv").read_text().splitlines()[1:]]
+    (root / next(row[1] for row in rows if row[3] == "train" and not row[2])).write_bytes(b"no clip")
+    card = tmp_path / "card.yaml"
+    raw = yaml.safe_load(Path(toy_set[0]).read_text())
+    raw["data"]["root"] = str(root)
+    card.write_text(yaml.safe_dump(raw, sort_keys=False))
+    with pytest.raises(UserError, match="not_a_video"):
+        rationales.main([toy_recipe("rationales", tmp_path, card, smoke_base, output_file=tmp_path / "r.jsonl")])

@@ -61,6 +61,22 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
+def make_folder(path: str | Path) -> Path:
+    """The folder that a step is going to write, made before the work and not after it.
+
+    Raises:
+        UserError: if it cannot be made or written.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder '{path}' cannot be made ({error.strerror}); choose another output") from error
+    if not os.access(path, os.W_OK):
+        raise UserError(f"the folder '{path}' cannot be written; choose another output, or change its rights")
+    return path
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes a text file at once: no reader and no crash ever sees half of it."""
     path = Path(path)

@@ -84,10 +84,7 @@ class ClipCollator:
 
     def count_tokens(self, rows: Sequence[Row]) -> list[int]:
         """Tokens of training rows, video and text together, from the files' headers: nothing is decoded."""
-        shapes = {
-            clip: clip_shape(self.root / clip[0], self.frames, factor=self.factor, start=clip[1], end=clip[2])
-            for clip in {_clip_of(row) for row in rows}
-        }
+        shapes = self.check_headers(rows)
         heads = {shape: len(self._clips([{}], [_blank(shape)])[1][0]) for shape in set(shapes.values())}
         text = len(self.after_ids) + 1
         return [
@@ -97,6 +94,13 @@ class ClipCollator:
             + len(self.encode(self.answer_text(row)))
             for row in rows
         ]
+
+    def check_headers(self, rows: Sequence[Row]) -> dict[tuple[Any, ...], tuple[int, int, int]]:
+        """Frames, height and width of every clip, from its header; a file that is no clip raises `ClipError`."""
+        return {
+            clip: clip_shape(self.root / clip[0], self.frames, factor=self.factor, start=clip[1], end=clip[2])
+            for clip in dict.fromkeys(_clip_of(row) for row in rows)
+        }
 
     def encode(self, text: str) -> list[int]:
         """Token ids of text that may hold anything, never a special token."""
