@@ -2,7 +2,8 @@
 
 Prompts are built with the package's own TaskCard and made-up names of three kinds, so that any list works later:
 - *known* names always mean the same pair of attributes, as common words do for a large model;
-- *defined* names are new in every example and their definitions stand in the prompt;
+- *defined* names are new in every example and their definitions stand in the prompt: the answer is the name that fits,
+  and in the last phase the first of the list, since finding it was not learned and what came was no name at all;
 - *unknown* names are new and unexplained: the answer is the first of the list, so one of them is always copied.
 """
 
@@ -102,8 +103,8 @@ def define(attributes: tuple[str, ...], values: tuple[str, ...]) -> str:
     return " ".join(["something", *words])
 
 
-def draw_example(rng: np.random.Generator, scene: Scene, task: str) -> Example:
-    """One example of a kind of task for a scene."""
+def draw_example(rng: np.random.Generator, scene: Scene, task: str, *, first_name: bool = False) -> Example:
+    """One example of a kind of task; with `first_name` a list with definitions too is answered with its first name."""
     if task == "caption":
         return Example(str(rng.choice(CAPTION_PROMPTS)), scene.caption)
     if task == "question":
@@ -121,7 +122,7 @@ def draw_example(rng: np.random.Generator, scene: Scene, task: str) -> Example:
     kind = str(rng.choice(("known", "defined", "unknown"), p=NAME_SHARES[task]))
     definitions = kind == "defined"
     card, right = draw_card(rng, scene, known=kind == "known")
-    name = card.names[0] if kind == "unknown" else right
+    name = card.names[0] if kind == "unknown" or (definitions and first_name) else right
     if task == "label":
         return Example(card.label_prompt(definitions=definitions), name)
     if task == "rationale":

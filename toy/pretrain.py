@@ -1,4 +1,4 @@
-"""Makes the base of the toy domain: a vision warm-up with dense targets, then captions, answers and final lines.
+"""Makes the base of the toy domain: a vision warm-up with dense targets, captions and answers, at last final lines.
 
 Output: OUT/ (default toy/base) with safetensors, processor, tokenizer and chat template, and how it was made.
 Command: python toy/pretrain.py            (about half an hour on 2 CPU cores)
@@ -24,9 +24,9 @@ from toy.source import SAMPLED, make_source
 
 SMALLER = {"width": 64, "depth": 2, "tower_depth": 1}
 SETTINGS = {
-    "cpu": {"clips": 30_000, "warmup_steps": 1_200, "steps": 4_200, "batch": 64, "size": {}},
-    "long": {"clips": 120_000, "warmup_steps": 8_000, "steps": 60_000, "batch": 128, "size": {}},
-    "smoke": {"clips": 250, "warmup_steps": 4, "steps": 6, "batch": 16, "size": SMALLER},
+    "cpu": {"clips": 30_000, "warmup_steps": 1_200, "steps": 4_200, "last_steps": 200, "batch": 64, "size": {}},
+    "long": {"clips": 120_000, "warmup_steps": 8_000, "steps": 60_000, "last_steps": 3_000, "batch": 128, "size": {}},
+    "smoke": {"clips": 250, "warmup_steps": 4, "steps": 6, "last_steps": 2, "batch": 16, "size": SMALLER},
 }
 # First mostly to see (short, cheap batches), then mostly to follow a prompt with a list of names.
 SEEING = {
@@ -35,8 +35,12 @@ SEEING = {
 FOLLOWING = {
     "caption": 0.12, "question": 0.12, "repeat": 0.09, "match": 0.08, "rationale": 0.16, "hint": 0.18, "label": 0.25,
 }  # fmt: skip
+# At last, in few and small steps, only to name one class of any list.
+NAMING = {
+    "caption": 0.1, "question": 0.1, "repeat": 0.05, "match": 0.0, "rationale": 0.4, "hint": 0.2, "label": 0.15,
+}  # fmt: skip
 DENSE = ("colour", "shape", "size")
-assert set(SEEING) == set(FOLLOWING) == set(TASKS)
+assert set(SEEING) == set(FOLLOWING) == set(NAMING) == set(TASKS)
 
 
 def batched_attention(model: nn.Module, *, patches_per_frame: int) -> None:
@@ -104,8 +108,18 @@ def warm_up(model: nn.Module, processor: Any, clips: Any, settings: dict[str, An
 class Conversations:
     """Batches of one kind of task: tokens, answer labels, positions and pixels."""
 
-    def __init__(self, model: nn.Module, processor: Any, clips: Any, batch: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: Any,
+        clips: Any,
+        batch: int,
+        rng: np.random.Generator,
+        *,
+        first_name: bool = False,
+    ) -> None:
         self.model, self.processor, self.clips, self.batch, self.rng = model, processor, clips, batch, rng
+        self.first_name = first_name
         tokenizer = processor.tokenizer
         message = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "@"}]}
         before, after = processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False).split("@")
@@ -119,7 +133,7 @@ class Conversations:
         """A batch for one kind of task; hidden clips become noise."""
         frames, scenes, _ = self.clips
         chosen = self.rng.integers(0, len(frames), self.batch)
-        examples = [draw_example(self.rng, scenes[i], task) for i in chosen]
+        examples = [draw_example(self.rng, scenes[i], task, first_name=self.first_name) for i in chosen]
         pixels = frames[chosen]
         for i, example in enumerate(examples):
             if example.hidden:
@@ -153,16 +167,18 @@ def _final_tokens(tokenizer: Any, example: Example) -> int:
 
 
 def train_language(
-    model: nn.Module, processor: Any, clips: Any, settings: dict[str, Any], rng: np.random.Generator, out: Path
+    model: nn.Module, draw: Conversations, shares: list[dict[str, float]], *, steps: int, rate: float, title: str
 ) -> dict[str, float]:
-    """Trains all parts on every kind of conversation; returns the last smoothed loss of each."""
-    draw = Conversations(model, processor, clips, settings["batch"], rng)
-    optimizer, scheduler = make_optimizer(list(model.parameters()), settings["steps"])
+    """Trains all parts on every kind of conversation; returns the last smoothed loss of each.
+
+    The first 30 % of the steps have the first of `shares`, the rest the last.
+    """
+    optimizer, scheduler = make_optimizer(list(model.parameters()), steps, rate)
     losses: dict[str, float] = {}
-    bar = tqdm(range(settings["steps"]), desc="conversations", unit="step")
+    bar = tqdm(range(steps), desc=title, unit="step")
     for number in bar:
-        share = SEEING if number < 0.3 * settings["steps"] else FOLLOWING
-        task = str(rng.choice(list(share), p=list(share.values())))
+        share = shares[0] if number < 0.3 * steps else shares[-1]
+        task = str(draw.rng.choice(list(share), p=list(share.values())))
         batch = draw.draw(task)
         labels = batch.pop("labels")
         hidden = model.model(**batch).last_hidden_state[:, :-1]
@@ -172,9 +188,15 @@ def train_language(
         losses[task] = 0.95 * losses.get(task, loss.item()) + 0.05 * loss.item()
         if number % 50 == 0:
             bar.set_postfix({name: f"{value:.2f}" for name, value in losses.items()})
-        if number % 500 == 499:
-            save(model, processor, out)
     return losses
+
+
+def name_a_class(
+    model: nn.Module, processor: Any, clips: Any, settings: dict[str, Any], seed: int
+) -> dict[str, float]:
+    """The last phase, with a generator of its own, so that it can be run again from saved weights."""
+    talk = Conversations(model, processor, clips, settings["batch"], np.random.default_rng([seed, 3]), first_name=True)
+    return train_language(model, talk, [NAMING], steps=settings["last_steps"], rate=5e-4, title="naming a class")
 
 
 def make_optimizer(parameters: list[nn.Parameter], steps: int, rate: float = 1.5e-3) -> tuple[Any, Any]:
@@ -216,7 +238,11 @@ def main(argv: list[str]) -> None:
     batched_attention(model, patches_per_frame=(SIDE // 14) ** 2)
     clips = make_source(settings["clips"], seed=args.seed)
     warm_up(model, processor, clips, settings, rng)
-    losses = train_language(model, processor, clips, settings, rng, args.out)
+    talk = Conversations(model, processor, clips, settings["batch"], rng)
+    losses = train_language(
+        model, talk, [SEEING, FOLLOWING], steps=settings["steps"], rate=1.5e-3, title="conversations"
+    )
+    losses |= name_a_class(model, processor, clips, settings, args.seed)
     save(model, processor, args.out)
     made = {"setting": args.setting, "seed": args.seed, **settings}
     made |= {"frames_per_clip": f"{len(SAMPLED)} of {NUM_FRAMES}"}
