@@ -83,8 +83,9 @@ def test_stage_0_wrote_every_rationale_once(chain: Path, toy_set: tuple[Path, Pa
     assert len(keys) == len(set(keys)) == 2 * 8 + 8
     pool = [s for s in samples if s["label"] is None]
     assert sorted(s["id"] for s in pool) == ids(toy_set[1], test=False)
-    assert {(s["verdict"], s["reason"]) for s in pool} <= {("unlabelled", None), ("dropped", "too_short")}
-    assert {s["verdict"] for s in samples if s["label"] is not None} == {"kept"}
+    empty = ("dropped", "too_short")  # the tiny base may write nothing at all
+    assert {(s["verdict"], s["reason"]) for s in pool} <= {("unlabelled", None), empty}
+    assert {(s["verdict"], s["reason"]) for s in samples if s["label"]} <= {("kept", None), empty}
     summary = json.loads((chain / "rationales.summary.json").read_text(encoding="utf-8"))
     assert summary["checks"] == "none" and summary["kept"]
     assert not list(chain.glob("*.part"))

@@ -25,7 +25,7 @@ from rbft_trl.data.rows import load_rows
 from rbft_trl.data.splits import draw_shots
 from rbft_trl.data.task import TaskCard
 from rbft_trl.model.loading import base_fingerprint
-from rbft_trl.model.provenance import write_record
+from rbft_trl.model.provenance import weights_fingerprint, write_record
 from tests.helpers import FRAMES, REPOSITORY, toy_recipe
 
 Done = subprocess.CompletedProcess[str]
@@ -59,10 +59,7 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
         ["'flash_attention_2'", "attn_implementation: sdpa"],
     ),
     "no model": ("eval.py eval.yaml --model_name_or_path ./cards", ["'./cards' holds no config.json", "Hub id"]),
-    "no card": (
-        "eval.py eval.yaml --task cards/nowhere.yaml",
-        ["'cards/nowhere.yaml' does not exist", "copy_me.yaml"],
-    ),
+    "no card": ("eval.py eval.yaml --task cards/no.yaml", ["'cards/no.yaml' does not exist", "copy_me.yaml"]),
     "misspelt card key": ("eval.py eval.yaml --task cards/key.yaml", ["key.yaml", "'lables'", "'labels'"]),
     "no data": (
         "eval.py eval.yaml --task cards/root.yaml",
@@ -225,8 +222,9 @@ def make_parents(folder: Path, card: TaskCard, base: Path) -> None:
     """Records of finished stages 1, one of them right."""
     adapters = AdapterArguments(lora_dropout=0.0, train_parts=["llm", "merger", "vision"])
     record: dict[str, Any] = {"base": base_fingerprint(str(base)), "frames": FRAMES.to_dict(), "definitions": False}
-    record |= {"adapters": asdict(adapters), "labels": card.names, "target": "rationale", "weights": "0123456789ab"}
-    record |= {"shots": 2, "draw": 0, "trained_on": [], "selected_by": []}
+    record |= {"adapters": asdict(adapters), "labels": card.names, "target": "rationale", "recipe": {}}
+    record |= {"load_in_4bit": False, "weights": weights_fingerprint(folder), "shots": 2, "draw": 0}
+    record |= {"trained_on": [], "selected_by": []}
     changes: dict[str, dict[str, Any]] = {
         "right": {},
         "labels_learnt": {"target": "label"},
@@ -235,6 +233,7 @@ def make_parents(folder: Path, card: TaskCard, base: Path) -> None:
     }
     for name, change in changes.items():
         write_record(folder / name, card, record | change)
+        (folder / name / "adapter_config.json").write_text("{}")
     shutil.copytree(folder / "right", folder / "prompts")
     changed = json.loads((folder / "prompts/rbft.json").read_text(encoding="utf-8")) | {"card": "0123456789ab"}
     (folder / "prompts/rbft.json").write_text(json.dumps(changed), encoding="utf-8")

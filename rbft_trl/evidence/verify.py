@@ -134,8 +134,9 @@ def check_rationales(samples: list[Sample], card: TaskCard, *, mode: Mode) -> li
     for sample in samples:
         assert sample["label"] is None or sample["label"] in card.labels, sample["label"]
         reason = None if mode == "none" else _reason(sample, card, full=mode == "all")
-        if sample["label"] is None and not card.without_final_line(sample["text"]):
-            reason = "too_short"  # in every mode: without its final line there would be nothing to train on
+        trained = sample["text"].strip() if sample["label"] else card.without_final_line(sample["text"])
+        if not trained:
+            reason = reason or "too_short"  # in every mode: there would be nothing to train on
         if mode == "all" and reason is None:
             key = (sample["id"], tuple(words(card.without_final_line(sample["text"]))))
             reason = "duplicate" if key in said else None
