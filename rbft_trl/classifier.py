@@ -3,23 +3,24 @@
 Input: paths of clips. Output: per clip the labels with their scores, as transformers' video-classification pipeline.
 """
 
-import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rbft_trl.configs import ModelArguments
+from rbft_trl.data.jsonl import read_json
 from rbft_trl.data.task import CARD_FILE, TaskCard
 from rbft_trl.data.video import Clip, ClipError, FrameSettings
 from rbft_trl.errors import UserError
 from rbft_trl.evidence.calibration import CALIBRATION_FILE
 from rbft_trl.model.collator import ClipCollator
-from rbft_trl.model.inference import LabelScorer, prefill, sample
+from rbft_trl.model.inference import LabelScorer, prefill, write
 from rbft_trl.model.loading import base_fingerprint, load_for_inference, load_processor
-from rbft_trl.model.provenance import read_record, weights_fingerprint
+from rbft_trl.model.provenance import read_record
 
 Row = dict[str, Any]
 
@@ -67,19 +68,26 @@ class VideoClassifier:
         Raises:
             UserError: if the folder is no finished checkpoint, or the base is another one.
         """
-        folder = find_checkpoint(str(name), revision)
-        arguments = model_arguments(folder, base)
-        record = read_record(folder)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls.from_checkpoint(
+            Checkpoint.open(str(name), revision=revision, base=base), device=device, batch_size=batch_size
+        )
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: "Checkpoint", *, device: str | torch.device, batch_size: int = 8
+    ) -> "VideoClassifier":
+        """Loads the model of a checkpoint that was opened already."""
+        base, record = checkpoint.base, checkpoint.record
         collator = ClipCollator(
-            load_processor(arguments.model_name_or_path, arguments.model_revision),
-            TaskCard.from_yaml(folder / CARD_FILE),
+            load_processor(base.model_name_or_path, base.model_revision),
+            TaskCard.from_yaml(checkpoint.folder / CARD_FILE),
             Path(),
             FrameSettings.from_dict(record["frames"]),
             definitions=record["definitions"],
         )
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = load_for_inference(arguments, str(folder), device=device)
-        return cls(model, collator, temperature=read_calibration(folder)["temperature"], batch_size=batch_size)
+        model = load_for_inference(base, str(checkpoint.folder), device=device)
+        return cls(model, collator, temperature=checkpoint.calibration["temperature"], batch_size=batch_size)
 
     def __call__(
         self, videos: str | os.PathLike | Sequence[str | os.PathLike], *, top_k: int | None = None
@@ -118,14 +126,8 @@ class VideoClassifier:
     def rationales(self, rows: list[Row], clips: list[Clip], *, max_new_tokens: int = 256) -> list[str]:
         """What the model writes about each clip, greedily; it does not know the decision, and is not its cause."""
         prompts = [self.collator.rationale_prompt(row) for row in rows]
-        tokens = sample(
-            self.model,
-            prefill(self.model, self.collator.prompts(rows, prompts, clips=clips)),
-            end_id=self.collator.end_id,
-            pad_id=self.collator.tokenizer.pad_token_id,
-            max_new_tokens=max_new_tokens,
-        )
-        return [text.strip() for text in self.collator.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        read = prefill(self.model, self.collator.prompts(rows, prompts, clips=clips))
+        return write(self.model, read, self.collator, max_new_tokens=max_new_tokens)[0]
 
     def read_batch(self, pairs: list[tuple[Row, Clip | ClipError]], *, rationale_tokens: int = 0) -> list[Row]:
         """Rows of predictions for clips that were read, and rows with a reason for those that could not be."""
@@ -142,6 +144,34 @@ class VideoClassifier:
             {"id": row["id"], "error": str(clip) if isinstance(clip, ClipError) else None} | found.get(row["id"], {})
             for row, clip in pairs
         ]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained stage on the disk, checked; nothing of it is loaded yet.
+
+    Args:
+        folder (`Path`): Where it is.
+        record (`dict`): Its rbft.json, with the fingerprint of its `weights`.
+        base (`ModelArguments`): How its base is loaded.
+        calibration (`dict`): `temperature`, and what else was fitted on validation.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    base: ModelArguments
+    calibration: dict[str, Any]
+
+    @classmethod
+    def open(cls, name: str, *, revision: str | None = None, base: str | None = None) -> "Checkpoint":
+        """Finds a checkpoint and its base, and checks that they belong together.
+
+        Raises:
+            UserError: if the folder is no finished checkpoint, or the base is another one.
+        """
+        folder = find_checkpoint(name, revision)
+        record = read_record(folder)
+        return cls(folder, record, _base_of(folder, record, base), _calibration_of(folder, record))
 
 
 def find_checkpoint(name: str, revision: str | None = None) -> Path:
@@ -162,13 +192,8 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
         raise UserError(f"'{name}' is no folder, and nothing of that id comes from the Hub ({said})") from error
 
 
-def model_arguments(folder: Path, base: str | None = None) -> ModelArguments:
-    """How the checkpoint's base is loaded: as in training, from where it was or from `base`.
-
-    Raises:
-        UserError: if the base is not the one that was trained.
-    """
-    record = read_record(folder)
+def _base_of(folder: Path, record: dict[str, Any], base: str | None) -> ModelArguments:
+    """As in training, from where it was or from `base`."""
     recipe = record["recipe"]
     known = ("model_revision", "dtype", "attn_implementation", "load_in_4bit")
     arguments = ModelArguments(
@@ -183,16 +208,12 @@ def model_arguments(folder: Path, base: str | None = None) -> ModelArguments:
     return arguments
 
 
-def read_calibration(folder: Path) -> dict[str, Any]:
-    """calibration.json of a checkpoint; temperature 1 if there is none.
-
-    Raises:
-        UserError: if it was fitted to other weights.
-    """
+def _calibration_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """calibration.json; temperature 1 if there is none."""
     file = folder / CALIBRATION_FILE
     if not file.is_file():
         return {"temperature": 1.0}
-    calibration = json.loads(file.read_text(encoding="utf-8"))
-    if calibration["weights"] != weights_fingerprint(folder):
+    calibration = read_json(file)
+    if calibration.get("weights") != record["weights"]:
         raise UserError(f"'{file}' was fitted to other weights; run eval.py with --calibrate true again, or delete it")
     return calibration

@@ -33,9 +33,9 @@ from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, open_task
 from rbft_trl.training_config import TrainingConfig
 
-# What stage 1, stage 2 and direct SFT must share so that a step means the same; rates are each arm's own.
+# What stage 1, stage 2 and direct SFT must share so that a step means the same; rates and parts are each arm's own.
 MATCHED = ("per_device_train_batch_size", "gradient_accumulation_steps", "use_peft", "lora_r", "lora_alpha")
-MATCHED += ("lora_dropout", "train_parts", "optim")
+MATCHED += ("lora_dropout", "optim")
 ARMS = {
     "zero_shot": "the base as it is",
     "zero_shot_definitions": "the base as it is, with the definitions of the labels in the prompt",
@@ -60,7 +60,11 @@ def main(argv: list[str]) -> dict[str, Any]:
         for arm in order:
             number = sum(map(len, cells.values())) + 1
             print(f"\n[{number}/{total}] draw {draw}: {arm} - {ARMS[arm]}", flush=True)
-            cells[arm].append(run.cell(arm, draw, cells))
+            try:
+                cells[arm].append(run.cell(arm, draw, cells))
+            except UserError as error:
+                place = run.out / f"draw{draw}" / arm
+                raise UserError(f"arm '{arm}', draw {draw}: {error}; its files lie below '{place}'") from None
     comparison = {
         "task": run.card.name,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -113,6 +117,11 @@ def check_arms(args: CompareArguments, seen: dict[str, Any]) -> None:
             raise UserError(
                 f"'{name}' is {value} in {getattr(args, key)}, but the comparison needs {wanted}; change it"
             )
+    first, second = (set(_setting(seen[key], "train_parts")) for key in ("stage1", "stage2"))
+    if more := sorted(second - first):
+        raise UserError(
+            f"train_parts of {args.stage2} holds '{more[0]}', which {args.stage1} leaves out; make them fit"
+        )
     for key in ("stage1", "direct"):
         for name in MATCHED:
             value, other = (_setting(seen[one], name) for one in (key, "stage2"))
@@ -193,7 +202,8 @@ class Comparison:
         return open_task(self.data)[2]
 
     def _draw(self, draw: int) -> list[str]:
-        return ["--task", self.args.task, "--draw", str(draw)]
+        drawn = ["--draw", str(draw)] if self.data.shots else []  # without shots every draw has all labels
+        return ["--task", self.args.task, *drawn]
 
     def _train(self, recipe: str, folder: Path, draw: int, *overrides: str) -> dict[str, Any]:
         own = ["--seed", str(draw), "--output_dir", str(folder), "--resume_from_checkpoint", "true"]

@@ -40,6 +40,8 @@ class DataArguments:
             raise UserError("'task' is missing; name a task card, e.g. task: recipes/tasks/copy_me.yaml")
         if self.shots is not None and self.shots < 1:
             raise UserError(f"'shots' is {self.shots} but must be at least 1; leave it out to use every labelled clip")
+        if self.draw != 0 and self.shots is None:
+            raise UserError(f"'draw' is {self.draw} but without 'shots' nothing is drawn; set shots, or leave it out")
         if self.max_frames is not None and self.fps is None:
             raise UserError(f"'max_frames' is {self.max_frames} but bounds only 'fps'; leave it out, or set fps")
         self.frames()
@@ -179,6 +181,8 @@ class RationaleArguments:
             )
         if not self.temperature >= 0 or not 0 < self.top_p <= 1:
             raise UserError(f"temperature is {self.temperature} (>= 0) and top_p {self.top_p} (above 0, at most 1)")
+        if self.temperature == 0 and self.top_p != self.__dataclass_fields__["top_p"].default:
+            raise UserError(f"'top_p' is {self.top_p} but temperature 0 is greedy; leave it out, or set a temperature")
         if self.num_samples > 1 and self.temperature == 0:
             raise UserError(
                 "num_samples above 1 with temperature 0 would write the same text again; set a temperature"

@@ -5,7 +5,7 @@ Everything else (a bug of ours, a bug of a library) keeps its traceback.
 
 import difflib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 
 class UserError(ValueError):
@@ -18,10 +18,20 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"; did you mean '{found[0]}'?" if found else ""
 
 
+def quoted(names: Sequence[str], *, most: int = 3) -> str:
+    """Returns `"'a', 'b', 'c'"`: the first of a list of names, for a message."""
+    return ", ".join(f"'{name}'" for name in names[:most])
+
+
 def run_entry(main: Callable[[list[str]], object]) -> None:
-    """Runs an entry's `main(argv)` on the command line: a `UserError` becomes one sentence on stderr and exit 2."""
+    """Runs an entry's `main(argv)` on the command line: a `UserError` becomes one sentence on stderr and exit 2.
+
+    What was found after the recipe was read names the recipe too.
+    """
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        recipe = next((word.rpartition("=")[2] for word in sys.argv[1:] if word.endswith((".yaml", ".yml"))), "")
+        place = f"{recipe}: " if recipe and recipe not in str(error) else ""
+        print(f"error: {place}{error}", file=sys.stderr)
         sys.exit(2)

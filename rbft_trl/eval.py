@@ -16,14 +16,14 @@ from accelerate import Accelerator
 
 from rbft_trl.batches import Pairs, fixed_batches, run_batches
 from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
-from rbft_trl.data.jsonl import BatchLog, make_folder, read_json, read_jsonl, write_json, write_jsonl
+from rbft_trl.data.jsonl import BatchLog, first_difference, make_folder, read_json, read_jsonl, write_json, write_jsonl
 from rbft_trl.data.task import TaskCard
 from rbft_trl.data.video import Clip, ClipError
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.calibration import CALIBRATION_FILE, calibrate
 from rbft_trl.evidence.metrics import compute_metrics, save_confusion_picture
 from rbft_trl.model.collator import ClipCollator
-from rbft_trl.model.inference import LabelScorer, prefill, sample
+from rbft_trl.model.inference import LabelScorer, prefill, write
 from rbft_trl.model.loading import (
     base_fingerprint,
     check_model_arguments,
@@ -32,7 +32,7 @@ from rbft_trl.model.loading import (
     load_processor,
 )
 from rbft_trl.model.probe import fit_probe
-from rbft_trl.model.provenance import check_same, check_unseen, read_record, weights_fingerprint
+from rbft_trl.model.provenance import check_same, check_unseen, read_record
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, data_fingerprint, of_split, open_task
 
@@ -43,60 +43,33 @@ NOT_PART_OF_THE_RESULT = ("output_dir", "calibrate", "checkpoint", "use_cpu", "d
 
 def main(argv: list[str]) -> dict[str, Any]:
     """Evaluates one arm; returns the metrics."""
-    data, base, args = parse_recipe(argv, DataArguments, ModelArguments, EvalArguments)
-    card, source, rows, frames = open_task(data)
-    check_model_arguments(base, use_cpu=args.use_cpu)
-    check_scoring_attention(base)
-    fingerprint = base_fingerprint(base.model_name_or_path, base.model_revision)
-    record = read_record(args.checkpoint) if args.checkpoint else {"target": "label"}
-    if args.checkpoint:
-        wanted = {"base": fingerprint, "frames": frames.to_dict(), "definitions": data.definitions}
-        wanted |= {"load_in_4bit": base.load_in_4bit}
-        check_same(record, args.checkpoint, card, **wanted)
-        check_unseen(record, args.checkpoint, rows, args.split)
-    clips = of_split(rows, args.split)
-    if not clips:
-        raise UserError(
-            f"{card.path}: the {args.split} split has no labelled clip; give it clips, or name another split"
-        )
-    options = {k: v for k, v in dataclasses.asdict(args).items() if k not in NOT_PART_OF_THE_RESULT}
-    settings: dict[str, Any] = {
-        "card": card.fingerprint(),
-        "base": fingerprint,
-        "precision": [base.dtype, base.load_in_4bit, base.attn_implementation],
-        "frames": frames.to_dict(),
-        "definitions": data.definitions,
-        "options": options,
-        "checkpoint": weights_fingerprint(args.checkpoint) if args.checkpoint else None,
-    }
-    used = clips + of_split(rows, "train") if args.method == "probe" else clips
-    settings["data"] = data_fingerprint(used, source.root)
-    output = Path(args.output_dir)
-    if (metrics := finished(output, settings)) is not None:
+    plan = make_plan(*parse_recipe(argv, DataArguments, ModelArguments, EvalArguments))
+    args, card, output = plan.args, plan.card, Path(plan.args.output_dir)
+    if (metrics := finished(output, plan.settings)) is not None:
         if args.calibrate:
-            store_calibration(Path(args.checkpoint), read_jsonl(output / "predictions.jsonl"), card)
+            store_calibration(plan, read_jsonl(output / "predictions.jsonl"))
         return metrics
 
     make_folder(output)
     accelerator = Accelerator(cpu=args.use_cpu)
-    processor = load_processor(base.model_name_or_path, base.model_revision)
-    collator = ClipCollator(processor, card, source.root, frames, definitions=data.definitions)
-    model = load_for_inference(base, args.checkpoint, device=accelerator.device)
-    read = Reader(accelerator, model, collator, args, record["target"])
-    if record["target"] in REASONS_FIRST and args.method == "score" and accelerator.is_main_process:
+    model = load_for_inference(plan.base, args.checkpoint, device=accelerator.device)
+    read = Reader(accelerator, model, plan.collator, args, plan.target)
+    if plan.target in REASONS_FIRST and args.method == "score" and accelerator.is_main_process:
         warnings.warn(
             f"'{args.checkpoint}' was trained on rationales, not on the label prompt whose scores decide here; what "
             "it was trained to write stands under generated_accuracy",
             stacklevel=1,
         )
     if args.method == "probe":
-        read.probe = fit_probe(accelerator, model, collator, of_split(rows, "train"), args.per_device_batch_size)
+        read.probe = fit_probe(accelerator, model, plan.collator, plan.train, args.per_device_batch_size)
 
-    log = BatchLog(output / "predictions.jsonl", settings, rank=accelerator.process_index)
-    predictions = read.run(clips, log)
-    metrics = json.loads(json.dumps(compute_metrics(predictions, card.names) | {"settings": settings}))
+    log = BatchLog(output / "predictions.jsonl", plan.settings, rank=accelerator.process_index)
+    predictions = read.run(plan.clips, log)
+    metrics = json.loads(
+        json.dumps(compute_metrics(predictions, card.names, ids=plan.ids) | {"settings": plan.settings})
+    )
     if accelerator.is_main_process:
-        write(output, predictions, metrics, card)
+        write_files(output, predictions, metrics, card)
         if cut := sum(p["generated_cut"] for p in predictions):
             warnings.warn(
                 f"{cut} of {len(predictions)} greedy answers were cut at max_new_tokens = {args.max_new_tokens} and "
@@ -105,10 +78,66 @@ def main(argv: list[str]) -> dict[str, Any]:
             )
         log.clear()
         if args.calibrate:
-            store_calibration(Path(args.checkpoint), predictions, card)
+            store_calibration(plan, predictions)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return metrics
+
+
+@dataclasses.dataclass
+class Plan:
+    """One evaluation, checked: everything that is known before a model is loaded."""
+
+    base: ModelArguments
+    args: EvalArguments
+    card: TaskCard
+    collator: ClipCollator
+    clips: list[Row]
+    train: list[Row]
+    target: str
+    settings: dict[str, Any]
+
+    @property
+    def ids(self) -> list[str]:
+        """The clips that must be predicted, each once."""
+        return [row["id"] for row in self.clips]
+
+
+def make_plan(data: DataArguments, base: ModelArguments, args: EvalArguments) -> Plan:
+    """Reads the data and the record of the checkpoint, and checks that they fit.
+
+    Raises:
+        UserError: for every mistake that can be seen without the weights.
+    """
+    card, source, rows, frames = open_task(data)
+    check_model_arguments(base, use_cpu=args.use_cpu)
+    check_scoring_attention(base)
+    fingerprint = base_fingerprint(base.model_name_or_path, base.model_revision)
+    record: dict[str, Any] = {"target": "label", "weights": None}
+    if args.checkpoint:
+        record = read_record(args.checkpoint)
+        wanted = {"base": fingerprint, "frames": frames.to_dict(), "definitions": data.definitions}
+        wanted |= {"load_in_4bit": base.load_in_4bit}
+        check_same(record, args.checkpoint, card, **wanted)
+        check_unseen(record, args.checkpoint, rows, args.split)
+    clips, train = of_split(rows, args.split), of_split(rows, "train")
+    if not clips:
+        raise UserError(
+            f"{card.path}: the {args.split} split has no labelled clip; give it clips, or name another split"
+        )
+    settings = {
+        "card": card.fingerprint(),
+        "base": fingerprint,
+        "precision": [base.dtype, base.load_in_4bit, base.attn_implementation],
+        "frames": frames.to_dict(),
+        "definitions": data.definitions,
+        "options": {k: v for k, v in dataclasses.asdict(args).items() if k not in NOT_PART_OF_THE_RESULT},
+        "checkpoint": record["weights"],
+        "data": data_fingerprint(clips + train if args.method == "probe" else clips, source.root),
+    }
+    processor = load_processor(base.model_name_or_path, base.model_revision)
+    collator = ClipCollator(processor, card, source.root, frames, definitions=data.definitions)
+    return Plan(base, args, card, collator, clips, train, record["target"], settings)
 
 
 class Reader:
@@ -122,37 +151,34 @@ class Reader:
         args: EvalArguments,
         target: str,
     ) -> None:
-        self.accelerator, self.model, self.collator, self.args, self.target = (
-            accelerator,
-            model,
-            collator,
-            args,
-            target,
-        )
+        self.accelerator, self.model, self.collator = accelerator, model, collator
+        self.args, self.target = args, target
         self.scorer = LabelScorer(collator, how=args.label_score)
         self.probe = None
+        self.last = time.perf_counter()
 
     def run(self, rows: list[Row], log: BatchLog) -> list[Prediction]:
         """Predictions of all rows, every id exactly once, whatever the number of processes."""
-        batches = fixed_batches(rows, self.args.per_device_batch_size)
-        predictions = run_batches(
+        self.last = time.perf_counter()
+        return run_batches(
             lambda _, pairs: self.predict(pairs),
-            batches,
+            fixed_batches(rows, self.args.per_device_batch_size),
             log,
             self.accelerator,
             self.collator,
             title=f"{self.args.method} on {self.args.split}",
             workers=self.args.dataloader_num_workers,
         )
-        assert [p["id"] for p in predictions] == [row["id"] for i in sorted(batches) for row in batches[i]]
-        return predictions
 
     def predict(self, pairs: Pairs) -> list[Prediction]:
-        """Predictions of one batch; a clip that cannot be read stays in it, as wrong, with its reason."""
-        started = time.perf_counter()
+        """Predictions of one batch; a clip that cannot be read stays in it, as wrong, with its reason.
+
+        `seconds` is the time per clip since the batch before, so with reading and decoding the clips.
+        """
         good = [(row, clip) for row, clip in pairs if not isinstance(clip, ClipError)]
         answers = self._answer([row for row, _ in good], [clip for _, clip in good]) if good else {}
-        seconds = (time.perf_counter() - started) / len(pairs)
+        now = time.perf_counter()
+        seconds, self.last = (now - self.last) / len(pairs), now  # with the wait for the clips of this batch
         nothing = {"prediction": None, "scores": {}, "logprobs": {}}
         nothing |= {"generated": None, "generated_cut": False, "generated_label": None}
         predictions = []
@@ -190,30 +216,24 @@ class Reader:
         if self.target in REASONS_FIRST:
             prompts = [self.collator.rationale_prompt(row) for row in rows]
             read = prefill(self.model, self.collator.prompts(rows, prompts, clips=clips))
-        tokens = sample(
-            self.model,
-            read,
-            end_id=self.collator.end_id,
-            pad_id=self.collator.tokenizer.pad_token_id,
-            max_new_tokens=self.args.max_new_tokens,
-        )
-        texts = self.collator.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [text.strip() for text in texts], (tokens != self.collator.end_id).all(dim=1).tolist()
+        return write(self.model, read, self.collator, max_new_tokens=self.args.max_new_tokens)
 
     def _answer_part(self, text: str) -> str:
         """Where the label stands: the first line if the model was taught label → rationale, else the last."""
         return text.split("\n", maxsplit=1)[0] if self.target == "label_rationale" else text
 
 
-def store_calibration(checkpoint: Path, predictions: list[Prediction], card: TaskCard) -> None:
+def store_calibration(plan: Plan, predictions: list[Prediction]) -> None:
     """Writes calibration.json beside the weights that it was fitted to."""
-    found = calibrate(predictions, card.names) | {"weights": weights_fingerprint(checkpoint)}
-    write_json(checkpoint / CALIBRATION_FILE, found)
+    assert plan.args.checkpoint is not None, "see EvalArguments"
+    file = Path(plan.args.checkpoint) / CALIBRATION_FILE
+    found = calibrate(predictions, plan.card.names) | {"weights": plan.settings["checkpoint"]}
+    write_json(file, found)
     before, after = found["before"], found["after"]
     print(
         f"temperature {found['temperature']:.2f} on {found['n']} clips: Brier {before['brier']:.3f} -> "
         f"{after['brier']:.3f}, log-likelihood {-before['nll']:.3f} -> {-after['nll']:.3f}, area under risk-coverage "
-        f"{before['aurc']:.3f} -> {after['aurc']:.3f}; stored in '{checkpoint / CALIBRATION_FILE}'"
+        f"{before['aurc']:.3f} -> {after['aurc']:.3f}; stored in '{file}'"
     )
 
 
@@ -226,18 +246,17 @@ def finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if not all((output / name).is_file() for name in ("predictions.jsonl", "confusion.png", "metrics.json")):
         return None
     metrics = read_json(output / "metrics.json")
-    made, wanted = metrics.get("settings") or {}, json.loads(json.dumps(settings))
-    if made != wanted:
-        other = next(key for key in made.keys() | wanted.keys() if made.get(key) != wanted.get(key))
+    made = metrics.get("settings") or {}
+    if other := first_difference(made, settings):
         raise UserError(
             f"output_dir '{output}' holds an evaluation with {other} = {made.get(other)}, this one has "
-            f"{wanted.get(other)}; choose another output_dir, or delete it"
+            f"{settings.get(other)}; choose another output_dir, or delete it"
         )
     print(f"'{output}' is complete: its predictions are reused")
     return metrics
 
 
-def write(output: Path, predictions: list[Prediction], metrics: dict[str, Any], card: TaskCard) -> None:
+def write_files(output: Path, predictions: list[Prediction], metrics: dict[str, Any], card: TaskCard) -> None:
     """Writes the three files of an evaluation and prints its headline."""
     write_jsonl(output / "predictions.jsonl", predictions)
     save_confusion_picture(metrics, output / "confusion.png")

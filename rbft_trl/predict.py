@@ -14,12 +14,11 @@ from typing import Any
 from accelerate import Accelerator
 
 from rbft_trl.batches import fixed_batches, run_batches
-from rbft_trl.classifier import VideoClassifier, find_checkpoint, model_arguments, read_calibration
+from rbft_trl.classifier import Checkpoint, VideoClassifier
 from rbft_trl.data.folders import is_clip
 from rbft_trl.data.jsonl import BatchLog, make_folder, write_jsonl, write_text
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.calibration import threshold_for
-from rbft_trl.model.provenance import read_record, weights_fingerprint
 
 Row = dict[str, Any]
 
@@ -32,23 +31,19 @@ def main(argv: list[str]) -> list[Row]:
         raise UserError(f"--output '{output}' ends in '{output.suffix}'; write a .csv or .jsonl file")
     if output.exists():
         raise UserError(f"--output '{output}' exists; delete it or name another file")
-    folder = find_checkpoint(args.model, args.revision)
-    base = model_arguments(folder, args.base)
-    calibration = read_calibration(folder)
-    threshold = find_threshold(args, calibration, folder)
+    checkpoint = Checkpoint.open(args.model, revision=args.revision, base=args.base)
+    threshold = find_threshold(args, checkpoint)
     clips = find_clips(args.clips)
     make_folder(output.parent)
 
     accelerator = Accelerator(cpu=args.use_cpu)
-    log = BatchLog(output, settings_of(args, folder, calibration), rank=accelerator.process_index)
+    log = BatchLog(output, settings_of(args, checkpoint), rank=accelerator.process_index)
     finished = log.load()
     done = {row["id"] for rows in finished.values() for row in rows}
     left = [row for row in clips if row["id"] not in done]
     accelerator.wait_for_everyone()  # all processes number their batches from the same log
     started = time.perf_counter()
-    classifier = VideoClassifier.from_pretrained(
-        folder, base=base.model_name_or_path, device=accelerator.device, batch_size=args.batch_size
-    )
+    classifier = VideoClassifier.from_checkpoint(checkpoint, device=accelerator.device, batch_size=args.batch_size)
     loaded = time.perf_counter()
     run_batches(
         lambda _, pairs: classifier.read_batch(pairs, rationale_tokens=args.max_new_tokens if args.rationale else 0),
@@ -125,14 +120,15 @@ def find_clips(given: list[str]) -> list[Row]:
     return list(found.values())
 
 
-def find_threshold(args: argparse.Namespace, calibration: dict[str, Any], folder: Path) -> float:
+def find_threshold(args: argparse.Namespace, checkpoint: Checkpoint) -> float:
     """The threshold that was given, or the one that reached the wanted precision on validation."""
     if args.precision is None:
         return args.threshold or 0.0
+    calibration = checkpoint.calibration
     if "confidence" not in calibration:
         raise UserError(
-            f"--precision needs validation scores, and '{folder}' has none; run rbft_trl/eval.py with --split "
-            "validation --calibrate true first, or give a --threshold"
+            f"--precision needs validation scores, and '{checkpoint.folder}' has none; run rbft_trl/eval.py with "
+            "--split validation --calibrate true first, or give a --threshold"
         )
     threshold, share = threshold_for(args.precision, calibration)
     print(
@@ -142,13 +138,12 @@ def find_threshold(args: argparse.Namespace, calibration: dict[str, Any], folder
     return threshold
 
 
-def settings_of(args: argparse.Namespace, folder: Path, calibration: dict[str, Any]) -> dict[str, Any]:
+def settings_of(args: argparse.Namespace, checkpoint: Checkpoint) -> dict[str, Any]:
     """What finished batches depend on; the threshold is applied afterwards and may change."""
-    record = read_record(folder)
     return {
-        "model": weights_fingerprint(folder),
-        "base": record["base"],
-        "temperature": calibration["temperature"],
+        "model": checkpoint.record["weights"],
+        "base": checkpoint.record["base"],
+        "temperature": checkpoint.calibration["temperature"],
         "rationale": args.max_new_tokens if args.rationale else 0,
     }
 

@@ -5,7 +5,6 @@ Command: accelerate launch rbft_trl/rationales.py recipes/rationales.yaml
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ from accelerate.utils import set_seed
 
 from rbft_trl.batches import Pairs, fixed_batches, run_batches
 from rbft_trl.configs import DataArguments, ModelArguments, RationaleArguments
-from rbft_trl.data.jsonl import BatchLog, make_folder, read_json, read_jsonl, write_json, write_jsonl
+from rbft_trl.data.jsonl import BatchLog, first_difference, make_folder, read_json, read_jsonl, write_json, write_jsonl
 from rbft_trl.data.task import TaskCard, fingerprint
 from rbft_trl.data.video import ClipError
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.verify import check_rationales, kept_share, require_every_class
 from rbft_trl.model.collator import ClipCollator
-from rbft_trl.model.inference import prefill, sample
+from rbft_trl.model.inference import prefill, write
 from rbft_trl.model.loading import base_fingerprint, check_model_arguments, load_base, load_processor
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, data_fingerprint, open_task
@@ -58,14 +57,14 @@ def main(argv: list[str]) -> list[Sample]:
     collator = ClipCollator(processor, card, source.root, frames, definitions=data.definitions)
     collator.check_headers(clips)
     log = BatchLog(output, settings, rank=accelerator.process_index)
-    write = Writer(accelerator, collator, base, args, log)
+    writer = Writer(accelerator, collator, base, args, log)
 
-    samples = write.run_pass(clips, shown=args.label_shown == "hint", first=0)
+    samples = writer.run_pass(clips, shown=args.label_shown == "hint", first=0)
     if args.label_shown == "blind_then_hint":
         checked = check_rationales(samples, card, mode=hint_mode(args))
         done = {s["id"] for s in checked if s["verdict"] == "kept"}
         failed = [row for row in clips if row["label"] is not None and row["id"] not in done]
-        samples += write.run_pass(failed, shown=True, first=len(fixed_batches(clips, args.per_device_batch_size)))
+        samples += writer.run_pass(failed, shown=True, first=len(fixed_batches(clips, args.per_device_batch_size)))
 
     if accelerator.is_main_process:
         samples = finish(samples, output, settings, card, args)
@@ -97,7 +96,6 @@ class Writer:
 
     def run_pass(self, rows: list[Row], *, shown: bool, first: int) -> list[Sample]:
         """One pass over `rows`, shared over the processes; returns the samples of all of them."""
-        rows = [row for row in rows if row["label"] is not None] if shown and self.args.label_shown != "hint" else rows
         batches = fixed_batches(rows, self.args.per_device_batch_size, first=first)
         if self.model is None and not set(batches) <= set(self.log.load()):
             self.model = load_base(self.base, device=self.accelerator.device).eval()
@@ -122,21 +120,10 @@ class Writer:
         # Without the text of the single clip, so that all rows of one kind carry the same fingerprint.
         asked = [collator.card.rationale_prompt(hint, definitions=collator.definitions) for hint in hints]
         seed = args.seed * 1_000_003 + number
-        tokens = sample(
-            self.model,
-            prefill(self.model, collator.prompts(rows, prompts, clips=[clip for _, clip in pairs])),
-            end_id=collator.end_id,
-            pad_id=collator.tokenizer.pad_token_id,
-            num_samples=args.num_samples,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            max_new_tokens=args.max_new_tokens,
-            seed=seed,
-        )
-        texts = collator.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        cut = (tokens != collator.end_id).all(dim=1).tolist()
-        offset = args.num_samples if shown and args.label_shown == "blind_then_hint" else 0
+        read = prefill(self.model, collator.prompts(rows, prompts, clips=[clip for _, clip in pairs]))
         decoding = {k: getattr(args, k) for k in ("temperature", "top_p", "max_new_tokens")}
+        texts, cut = write(self.model, read, collator, num_samples=args.num_samples, seed=seed, **decoding)
+        offset = args.num_samples if shown and args.label_shown == "blind_then_hint" else 0
         return [
             {
                 "id": row["id"],
@@ -147,7 +134,7 @@ class Writer:
                 "shown": shown and row["label"] is not None,
                 "decoding": decoding,
                 "seed": seed,
-                "text": texts[i * args.num_samples + k].strip(),
+                "text": texts[i * args.num_samples + k],
                 "cut": cut[i * args.num_samples + k],
             }
             for i, row in enumerate(rows)
@@ -174,11 +161,8 @@ def reuse(
     """A finished file with the same settings is checked anew (that is cheap) instead of written anew."""
     file = summary_file(output)
     made = read_json(file) if file.is_file() else {}
-    for key, value in settings.items():
-        if made.get(key) != json.loads(json.dumps(value)):
-            raise UserError(
-                f"'{output}' exists and was made with another {key}; delete it or choose another output_file"
-            )
+    if key := first_difference(made, settings, among=settings):
+        raise UserError(f"'{output}' exists and was made with another {key}; delete it or choose another output_file")
     print(f"'{output}' is complete: its rationales are reused, and checked again")
     samples = read_jsonl(output)
     if is_main:

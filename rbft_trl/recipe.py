@@ -107,6 +107,8 @@ def split_argv(argv: list[str]) -> tuple[Path | None, dict[str, str]]:
             value = argv.pop(0) if argv and not argv[0].startswith("--") else "true"
         if key == "config":
             recipes.append(value)
+        elif key.replace("-", "_") in overrides:
+            raise UserError(f"--{key} stands on the command line twice; keep one")
         else:
             overrides[key.replace("-", "_")] = value
     if len(recipes) > 1:

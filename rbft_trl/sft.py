@@ -36,7 +36,7 @@ from rbft_trl.model.provenance import (
     weights_fingerprint,
     write_record,
 )
-from rbft_trl.model.trainer import KeepPresentations, LabelTrainer, RationaleTrainer, VideoSFTTrainer
+from rbft_trl.model.trainer import KeepPresentations, LabelTrainer, RationaleTrainer, VideoSFTTrainer, check_optimizer
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.stage_rows import check_lengths, check_stage0, training_rows
 from rbft_trl.start import Row, data_fingerprint, of_split, open_task
@@ -154,6 +154,7 @@ def check_options(base: ModelArguments, adapters: AdapterArguments, training: Tr
             raise UserError(
                 f"learning_rate_{part} is set but train_parts {adapters.train_parts} leaves it out; add or drop it"
             )
+    check_optimizer(training)
     if training.n_gpu > 1:
         raise UserError(
             f"{training.n_gpu} GPUs are visible to one process; start with accelerate launch, or set "
@@ -170,7 +171,12 @@ def read_parent(init: str, card: TaskCard, rows: list[Row], same: dict[str, Any]
     parent = read_record(init)
     if parent["target"] == "label":
         raise UserError(f"init '{init}' was trained on labels already; name the folder of a stage 1, or base")
-    check_same(parent, init, card, **same)
+    adapters, trained = same["adapters"], parent["adapters"]["train_parts"]
+    if more := [part for part in adapters["train_parts"] if part not in trained]:
+        raise UserError(
+            f"train_parts holds '{more[0]}' but '{init}' was trained on {trained}; train it there too, or leave it out"
+        )
+    check_same(parent, init, card, **same | {"adapters": adapters | {"train_parts": trained}})
     check_unseen(parent, init, rows, "validation")
     check_unseen(parent, init, rows, "test")
     return parent

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rbft_trl.configs import StageArguments
-from rbft_trl.data.jsonl import read_json, read_jsonl
+from rbft_trl.data.jsonl import first_difference, read_json, read_jsonl
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
 from rbft_trl.evidence.verify import require_every_class
@@ -51,12 +51,11 @@ def check_stage0(stage: StageArguments, card: TaskCard, same: dict[str, Any]) ->
         return
     made = read_json(summary)
     wanted = {key: same[key] for key in ("base", "frames", "definitions")} | {"card": card.fingerprint()}
-    for key, value in wanted.items():
-        if made.get(key) != value:
-            raise UserError(
-                f"'{stage.rationales}' was written with {key} = {made.get(key)}, this recipe has {value}; "
-                "make them equal or write the rationales again"
-            )
+    if key := first_difference(made, wanted, among=wanted):
+        raise UserError(
+            f"'{stage.rationales}' was written with {key} = {made.get(key)}, this recipe has {wanted[key]}; "
+            "make them equal or write the rationales again"
+        )
 
 
 def check_lengths(rows: list[Row], collator: ClipCollator, limit: int | None) -> None:

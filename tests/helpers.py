@@ -18,8 +18,8 @@ FRAMES = FrameSettings(num_frames=8, min_pixels=56 * 56, max_pixels=56 * 56)
 def toy_recipe(name: str, folder: Path, card: Path, base: Path, **changes: Any) -> str:
     """A copy of recipes/toy/`name`.yaml for the small test data set, with `changes`; returns its path."""
     recipe = yaml.safe_load((REPOSITORY / f"recipes/toy/{name}.yaml").read_text(encoding="utf-8"))
-    for part in ("merger", "vision"):  # the toy recipes leave the tower as it is; tests train every part
-        recipe.pop(f"learning_rate_{part}", None)
+    if "train_parts" in recipe:  # the toy recipes leave the tower as it is at last; tests train every part
+        recipe["train_parts"] = ["llm", "merger", "vision"]
     recipe |= {"task": str(card), "model_name_or_path": str(base), "shots": 2}
     recipe |= {k: str(v) if isinstance(v, Path) else v for k, v in changes.items()}
     path = folder / f"{name}_{len(list(folder.glob('*.yaml')))}.yaml"

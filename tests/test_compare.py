@@ -103,6 +103,7 @@ def test_mistakes_are_told_before_anything_runs(recipe: Path, tmp_path: Path, ch
         ("stage2", {"target": "rationale", "rationales": "r.jsonl"}, "'target' is rationale in .* needs label"),
         ("stage1", {"dataloader_drop_last": False}, "'dataloader_drop_last' is False in .* needs True"),
         ("direct", {"dtype": "bfloat16"}, "'dtype' is bfloat16 in"),
+        ("stage1", {"train_parts": ["llm"]}, "train_parts of .* holds 'merger', which .* leaves out"),
     ],
 )
 def test_arms_that_are_not_what_the_table_calls_them(

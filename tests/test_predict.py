@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rbft_trl import classifier, predict, sft
 from rbft_trl import eval as evaluation
+from rbft_trl import predict, sft
 from rbft_trl.classifier import VideoClassifier
 from rbft_trl.data.jsonl import read_jsonl, write_json
 from rbft_trl.data.video import ClipError
 from rbft_trl.errors import UserError
 from rbft_trl.evidence.calibration import CALIBRATION_FILE
+from rbft_trl.model.provenance import weights_fingerprint
 from tests.helpers import toy_recipe
 
 
@@ -90,7 +91,7 @@ def test_a_stopped_prediction_goes_on_and_new_clips_may_have_come(
             raise KeyboardInterrupt
         return real(self, rows, read)
 
-    monkeypatch.setattr(classifier.VideoClassifier, "scores", stops)
+    monkeypatch.setattr(VideoClassifier, "scores", stops)
     with pytest.raises(KeyboardInterrupt):
         predict.main([*clips[1:5], *command])
     assert not out.exists()
@@ -119,7 +120,7 @@ def test_the_stored_temperature_and_precision_are_used(
         predict.main([*command, "--output", str(tmp_path / "a.jsonl")])
     fitted = {"temperature": 4.0, "confidence": [0.9, 0.1], "right": [True, False], "n": 2}
     try:
-        write_json(trained / CALIBRATION_FILE, fitted | {"weights": classifier.weights_fingerprint(trained)})
+        write_json(trained / CALIBRATION_FILE, fitted | {"weights": weights_fingerprint(trained)})
         (row,) = predict.main([*command, "--output", str(tmp_path / "b.jsonl")])
         logprobs = np.array(list(evaluated[0]["logprobs"].values())) / 4.0
         expected = np.exp(logprobs - logprobs.max())

@@ -97,8 +97,9 @@ def test_the_stages_fit_each_other(folder: Path, monkeypatch: pytest.MonkeyPatch
     data = ["task", "shots", "draw", "definitions", "num_frames", "fps", "max_frames", "min_pixels", "max_pixels"]
     for key in [*data, "model_name_or_path", "dtype", "load_in_4bit"]:
         assert len({str(recipe[key]) for recipe in (stage0, first, second, direct, scored)}) == 1, key
-    for key in ("use_peft", "lora_r", "lora_alpha", "lora_dropout", "train_parts", "seed", "optim"):
+    for key in ("use_peft", "lora_r", "lora_alpha", "lora_dropout", "seed", "optim"):
         assert str(first[key]) == str(second[key]) == str(direct[key]), key
+    assert set(direct["train_parts"]) == set(second["train_parts"]) <= set(first["train_parts"])
     assert first["init"] == direct["init"] == "base"
     # A folder that a run makes may be there already, and is then named from above recipes/.
     assert Path(second["init"]).parts[-2:] == Path(first["output_dir"]).parts[-2:]

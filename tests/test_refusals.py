@@ -116,9 +116,7 @@ def test_swapped_weights_are_refused_and_a_checkpoint_has_its_own_hash(copied: P
         read_record(copied)
 
 
-@pytest.mark.parametrize(
-    ("text", "words"), [("{", "cannot be read"), ("[]", "not an object"), ("{}", "lacks 'labels'")]
-)
+@pytest.mark.parametrize(("text", "words"), [("{", "is not JSON"), ("[]", "not an object"), ("{}", "lacks 'labels'")])
 def test_a_damaged_record_is_one_sentence(copied: Path, text: str, words: str) -> None:
     (copied / RECORD_FILE).write_text(text)
     with pytest.raises(UserError, match=words):

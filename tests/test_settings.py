@@ -9,6 +9,7 @@ import yaml
 
 from rbft_trl import configs
 from rbft_trl.errors import UserError
+from rbft_trl.model.trainer import check_optimizer
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.training_config import IGNORED_BY_US, TrainingConfig
 
@@ -71,6 +72,13 @@ def test_training_settings_that_are_refused(argv: list[str], words: list[str]) -
         (configs.DataArguments, ["--num_frames", "7"], ["the command line", "num_frames is 7", "even"]),
         (configs.DataArguments, ["--num_frames", "8", "--fps", "2"], ["the command line", "exactly one"]),
         (configs.DataArguments, ["--min_pixels", "9", "--max_pixels", "4"], ["the command line", "min_pixels is 9"]),
+        (configs.DataArguments, ["--draw", "1"], ["'draw' is 1", "set shots"]),
+        (configs.DataArguments, ["--shots", "2", "--shots", "3"], ["--shots stands on the command line twice"]),
+        (
+            configs.RationaleArguments,
+            ["--output_file", "r.jsonl", "--temperature", "0", "--top_p", "0.5"],
+            ["'top_p' is 0.5", "greedy"],
+        ),
         (configs.AdapterArguments, ["--use_peft", "false", "--lora_r", "8"], ["'lora_r' is 8", "use_peft is false"]),
         (
             configs.EvalArguments,
@@ -82,4 +90,21 @@ def test_training_settings_that_are_refused(argv: list[str], words: list[str]) -
 def test_settings_that_contradict_each_other_are_refused(cls: type, argv: list[str], words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         parse_recipe([*(["--task", "card.yaml"] if cls is configs.DataArguments else []), *argv], cls)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"adam_beta1": 1.5}, ["adamw_torch", "1.5"]),
+        ({"optim": "galore_adamw"}, ["optim 'galore_adamw'", "choose others"]),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, ["'cosine_with_min_lr'", "min_lr"]),
+        ({"lr_scheduler_kwargs": {"cycles": 2}}, ["'linear'", "cycles"]),
+    ],
+)
+def test_an_optimizer_that_cannot_be_made_is_refused(options: dict[str, Any], words: list[str]) -> None:
+    settings = {"output_dir": "out", "use_cpu": True, "report_to": "none"}
+    check_optimizer(TrainingConfig(**settings))
+    with pytest.raises(UserError) as caught:
+        check_optimizer(TrainingConfig(**settings | options))
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)

@@ -101,6 +101,31 @@ def test_parts_have_learning_rates_of_their_own(toy_set: tuple, smoke_base: Path
     assert all(x == 0 for x in moved["vision"]) and all(x > 0 for x in moved["merger"] + moved["llm"])
 
 
+def test_stage2_may_train_fewer_parts_and_resumes_with_them(
+    stage1: tuple, toy_set: tuple, smoke_base: Path, tmp_path: Path
+) -> None:
+    """What stage 1 taught the tower stays; a resumed run must not wake it."""
+    common = QUICK | {"train_parts": ["llm"], "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    common |= {"init": stage1[1], "logging_steps": 1, "save_total_limit": ...}
+    adapters = {"stage1": load_file(stage1[1] / "adapter_model.safetensors")}
+    for name in ("straight", "broken"):
+        recipe = toy_recipe("stage2", tmp_path, toy_set[0], smoke_base, **common, output_dir=tmp_path / name)
+        sft.main([recipe])
+        if name == "broken":
+            for file in ("rbft.json", "adapter_model.safetensors", "checkpoint-4/trainer_state.json"):
+                (tmp_path / name / file).unlink()
+            sft.main([recipe, "--resume_from_checkpoint", "true"])
+        adapters[name] = load_file(tmp_path / name / "adapter_model.safetensors")
+    for name, weights in adapters["straight"].items():
+        assert torch.equal(weights, adapters["stage1"][name]) == (part_of(name) != "llm"), name
+        assert torch.equal(weights, adapters["broken"][name]), name
+    few = toy_recipe("stage2", tmp_path, toy_set[0], smoke_base, init=tmp_path / "x", output_dir=tmp_path / "y")
+    sft.main([toy_recipe("stage1", tmp_path, toy_set[0], smoke_base, rationales=stage1[0], train_parts=["llm"],
+                         output_dir=tmp_path / "x", **QUICK)])  # fmt: skip
+    with pytest.raises(UserError, match=r"train_parts holds 'merger' but '.*x' was trained on \['llm'\]"):
+        sft.main([few])
+
+
 def test_one_by_four_and_four_by_one_give_the_same_loss(toy_set: tuple, smoke_base: Path, tmp_path: Path) -> None:
     common = QUICK | {"max_steps": 3, "logging_steps": 1}
     for name, batch, accumulation in (("4x1", 4, 1), ("1x4", 1, 4)):

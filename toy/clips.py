@@ -87,6 +87,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if not 0 <= args.shift <= 1:
         raise UserError(f"--shift is {args.shift} but must lie between 0 and 1")
+    if args.seed < 0 or args.workers < 1:
+        raise UserError(f"--seed is {args.seed} (at least 0) and --workers {args.workers} (at least 1); correct them")
     settings = {k: v for k, v in vars(args).items() if k not in ("out", "workers")}
     stamp = args.out / STAMP
     if stamp.is_file() and json.loads(stamp.read_text()) != settings:

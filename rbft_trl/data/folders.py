@@ -7,16 +7,12 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from rbft_trl.data.source import SPLIT_NAMES
 from rbft_trl.data.tables import Raw, read_table
 from rbft_trl.data.video import VIDEO_SUFFIXES
-from rbft_trl.errors import UserError, nearest
+from rbft_trl.errors import UserError, nearest, quoted
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-SPLIT_NAMES = {
-    "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
-    "dev": "validation", "test": "test", "testing": "test",
-}  # fmt: skip
-SHOWN = 3
 
 
 def read_folders(root: Path, names: list[str], *, card: str, columns: dict[str, str]) -> Iterator[tuple[str, Raw]]:
@@ -71,7 +67,7 @@ def _class_folders(folder: Path, root: Path, names: list[str], card: str) -> Ite
     other = []  # files that are no clips, or whose ending is not known
     if loose := [p.name for p in sorted(folder.iterdir()) if is_clip(p)]:
         raise UserError(
-            f"{len(loose)} clips lie directly in '{folder}', e.g. {_first(loose)}, and would have no label; "
+            f"{len(loose)} clips lie directly in '{folder}', e.g. {quoted(loose)}, and would have no label; "
             "move each into the folder of its class"
         )
     for inner in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
@@ -87,7 +83,7 @@ def _class_folders(folder: Path, root: Path, names: list[str], card: str) -> Ite
                 other.append(path.relative_to(root).as_posix())
     if other:
         warnings.warn(
-            f"{len(other)} files below '{folder}' are not read as clips, e.g. {_first(other)}; endings that are: "
+            f"{len(other)} files below '{folder}' are not read as clips, e.g. {quoted(other)}; endings that are: "
             f"{', '.join(VIDEO_SUFFIXES)}",
             stacklevel=2,
         )
@@ -96,7 +92,3 @@ def _class_folders(folder: Path, root: Path, names: list[str], card: str) -> Ite
 def is_clip(path: Path) -> bool:
     """By its name alone; "._clip.mp4" of a Mac is none."""
     return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names[:SHOWN])

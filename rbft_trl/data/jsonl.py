@@ -12,6 +12,8 @@ from typing import Any
 
 from rbft_trl.errors import UserError
 
+OURS = "delete the file and run its step again"
+
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """All rows of a file.
@@ -23,17 +25,22 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"the file '{path}' does not exist; run the step that writes it first")
     lines = path.read_bytes().split(b"\n")  # not splitlines: a text may hold U+2028, which JSON leaves as it is
-    return [_object(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    return [parse_object(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
 
 
-def _object(line: bytes, place: str) -> dict[str, Any]:
+def parse_object(text: str | bytes, place: str, *, way_out: str = OURS) -> dict[str, Any]:
+    """One JSON object.
+
+    Raises:
+        UserError: with the place and the way out, if it is anything else.
+    """
     try:
-        row = json.loads(line)
+        value = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{place} is not JSON ({error}); delete the file and run its step again") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{place} holds {type(row).__name__}, not an object; delete the file and run its step again")
-    return row
+        raise UserError(f"{place} is not JSON ({error}); {way_out}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{place} holds {type(value).__name__}, not an object; {way_out}")
+    return value
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -43,12 +50,25 @@ def read_json(path: str | Path) -> dict[str, Any]:
         UserError: if it is damaged.
     """
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{path}' cannot be read ({error}); delete it and run its step again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"'{path}' holds {type(value).__name__}, not an object; delete it and run its step again")
-    return value
+        text = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read ({error}); {OURS}") from error
+    return parse_object(text, f"'{path}'")
+
+
+def first_difference(
+    made: dict[str, Any], wanted: dict[str, Any], *, among: Iterable[str] | None = None
+) -> str | None:
+    """The first key whose value in a record differs from what is wanted now, or None.
+
+    Args:
+        made (`dict`): What a file holds.
+        wanted (`dict`): What would be written now; compared as JSON gives it back (a tuple is a list there).
+        among (`Iterable[str]`, *optional*): The keys to look at; all keys of both, in alphabetical order, if left out.
+    """
+    wanted = json.loads(json.dumps(wanted))
+    keys = sorted(made.keys() | wanted.keys()) if among is None else among
+    return next((key for key in keys if made.get(key) != wanted.get(key)), None)
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -99,7 +119,7 @@ class BatchLog:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], *, rank: int) -> None:
-        self.path, self.settings = Path(path), json.loads(json.dumps(settings))
+        self.path, self.settings = Path(path), settings
         self.part = self.path.with_name(f"{self.path.name}.rank{rank}.part")
 
     def load(self) -> dict[int, list[dict[str, Any]]]:
@@ -140,15 +160,14 @@ class BatchLog:
     def _whole_lines(self, part: Path) -> Iterator[dict[str, Any]]:
         lines = part.read_bytes().split(b"\n")
         for number, line in enumerate(lines[:-1], start=1):  # what has no end was being written when the process died
-            yield _object(line, f"{part}:{number}")
+            yield parse_object(line, f"{part}:{number}")
 
     def _refuse_other(self, settings: dict[str, Any], part: Path) -> None:
-        for key in self.settings.keys() | settings.keys():
-            if settings.get(key) != self.settings.get(key):
-                raise UserError(
-                    f"'{part}' was begun with {key} = {settings.get(key)!r}, now it is {self.settings.get(key)!r}; "
-                    "delete the .part files to start again, or choose another output"
-                )
+        if key := first_difference(settings, self.settings):
+            raise UserError(
+                f"'{part}' was begun with {key} = {settings.get(key)!r}, now it is {self.settings.get(key)!r}; "
+                "delete the .part files to start again, or choose another output"
+            )
 
 
 def _cut_half_line(part: Path) -> None:

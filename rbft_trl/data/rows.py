@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rbft_trl.data.folders import SPLIT_NAMES, read_folders
-from rbft_trl.data.source import SPLITS, DataSource
+from rbft_trl.data.folders import read_folders
+from rbft_trl.data.source import SPLIT_NAMES, SPLITS, DataSource
 from rbft_trl.data.splits import assign_splits
 from rbft_trl.data.tables import COLUMNS, read_table
 from rbft_trl.data.task import TaskCard, normalise
-from rbft_trl.errors import UserError, nearest
+from rbft_trl.errors import UserError, nearest, quoted
 
 Row = dict[str, Any]
 ONE_LABEL = "multi-label data is not supported: keep one, or make a class of the combination"
@@ -91,12 +91,12 @@ def check_files(rows: list[Row], root: Path, how_to_get: str | None = None) -> N
             missing.append(row["video"])
     if outside:
         raise UserError(
-            f"{len(outside)} clips lie outside the data root '{root}', e.g. {_first(outside)}; "
+            f"{len(outside)} clips lie outside the data root '{root}', e.g. {quoted(outside)}; "
             "copy them below it or set data.root higher"
         )
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(rows)} clips are no files below '{root}', e.g. {_first(missing)}; "
+            f"{len(missing)} of {len(rows)} clips are no files below '{root}', e.g. {quoted(missing)}; "
             f"correct the 'video' column{_how(how_to_get)}"
         )
 
@@ -233,7 +233,3 @@ def _how(how_to_get: str | None) -> str:
     return (
         f"; get the clips with: {how_to_get}" if how_to_get else "; correct the path (it starts at the card's folder)"
     )
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names[:3])

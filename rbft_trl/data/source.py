@@ -16,7 +16,11 @@ KEYS = {
     "root", "annotations", "columns", "classes", "group_pattern", "text_limit", "validation", "test", "split_seed",
     "how_to_get",
 }  # fmt: skip
-SPLITS = ("train", "validation", "test")
+SPLIT_NAMES = {
+    "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
+    "dev": "validation", "test": "test", "testing": "test",
+}  # fmt: skip
+SPLITS = tuple(dict.fromkeys(SPLIT_NAMES.values()))
 TEXT_LIMIT = 500
 
 
@@ -79,13 +83,14 @@ def read_source(raw: object, path: Path) -> DataSource:
         root = (path.parent / Path(raw["root"]).expanduser()).resolve()
     except (RuntimeError, ValueError) as error:  # ~ of nobody, or a NUL
         raise UserError(f"{path}: data.root {raw['root']!r} is no path ({error}); correct it") from error
+    _check_pattern(raw.get("group_pattern"), path)
     kept = ("group_pattern", "text_limit", "validation", "test", "split_seed", "how_to_get")
     return DataSource(
         root=root,
         annotations=_annotations(raw.get("annotations"), root, path),
         columns=_columns(raw.get("columns"), path),
         classes=_classes(raw.get("classes"), root, path),
-        **{key: raw[key] for key in kept if key in raw} | _checked_pattern(raw.get("group_pattern"), path),
+        **{key: raw[key] for key in kept if key in raw},
     )
 
 
@@ -125,7 +130,7 @@ def _classes(raw: str | None, root: Path, path: Path) -> tuple[str, ...] | None:
         raise UserError(f"{root / raw} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
 
 
-def _checked_pattern(raw: str | None, path: Path) -> dict[str, str]:
+def _check_pattern(raw: str | None, path: Path) -> None:
     try:
         groups = re.compile(raw).groups if raw else 1
     except re.error as error:
@@ -136,4 +141,3 @@ def _checked_pattern(raw: str | None, path: Path) -> dict[str, str]:
         raise UserError(
             f"{path}: data.group_pattern '{raw}' has {groups} groups; put one pair of () around the source"
         )
-    return {}

@@ -6,12 +6,12 @@ Input: a file. Output: `(place, {our column: value})`, one per row, its columns 
 import csv
 import difflib
 import io
-import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rbft_trl.data.jsonl import parse_object
 from rbft_trl.errors import UserError, nearest
 
 Raw = dict[str, Any]
@@ -150,15 +150,9 @@ def _from_csv(text: str, path: Path, columns: dict[str, str]) -> Iterator[tuple[
 
 def _from_jsonl(text: str, path: Path) -> Iterator[tuple[str, Raw]]:
     for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: a name may hold U+2028
-        if not line.strip():
-            continue
-        try:
-            raw = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number} is not JSON ({error}); write one object per line") from error
-        if not isinstance(raw, dict):
-            raise UserError(f"{path}:{number} holds {type(raw).__name__}, not an object; write one object per line")
-        yield f"{path}:{number}", raw
+        if line.strip():
+            place = f"{path}:{number}"
+            yield place, parse_object(line, place, way_out="write one object per line")
 
 
 def _from_parquet(path: Path) -> Iterator[tuple[str, Raw]]:

@@ -6,13 +6,13 @@ from typing import Any
 
 from accelerate import PartialState
 
-from rbft_trl.data.jsonl import read_json, write_json
+from rbft_trl.data.jsonl import first_difference, read_json, write_json
 from rbft_trl.errors import UserError
 from rbft_trl.model.provenance import RECORD_FILE
 from rbft_trl.training_config import TrainingConfig
 
 RECIPE_FILE = "recipe.json"
-MAY_DIFFER = ("resume_from_checkpoint", "run_name", "report_to", "logging_steps", "disable_tqdm", "local_rank")
+MAY_DIFFER = {"resume_from_checkpoint", "run_name", "report_to", "logging_steps", "disable_tqdm", "local_rank"}
 
 
 def prepare_output(training: TrainingConfig, recipe: dict[str, Any]) -> tuple[str | None, bool]:
@@ -99,9 +99,8 @@ def _refuse_other_recipe(folder: Path, recipe: dict[str, Any]) -> None:
     if not (folder / RECIPE_FILE).is_file():
         return
     begun = read_json(folder / RECIPE_FILE)
-    for key in recipe.keys() | begun.keys():
-        if key not in MAY_DIFFER and recipe.get(key) != begun.get(key):
-            raise UserError(
-                f"'{folder}' was begun with {key} = {begun.get(key)!r}, this recipe has {recipe.get(key)!r}; "
-                "resume with the same recipe, or choose another output_dir"
-            )
+    if key := first_difference(begun, recipe, among=sorted((recipe.keys() | begun.keys()) - MAY_DIFFER)):
+        raise UserError(
+            f"'{folder}' was begun with {key} = {begun.get(key)!r}, this recipe has {recipe.get(key)!r}; "
+            "resume with the same recipe, or choose another output_dir"
+        )

@@ -6,6 +6,7 @@ Scores are sums of token log-probabilities with the end token, over the trie of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from transformers.cache_utils import Cache
 
 from rbft_trl.data.video import Clip
 from rbft_trl.model.collator import ClipCollator, Row
-from rbft_trl.model.loading import next_positions
+from rbft_trl.model.loading import next_position
 
 
 @dataclass
@@ -42,7 +43,7 @@ def prefill(model: nn.Module, batch: dict[str, torch.Tensor]) -> Prefill:
     """Runs tower and language model once over a batch of prompts (`ClipCollator.prompts`)."""
     batch = {key: value.to(model.device) for key, value in batch.items()}
     out = model(**batch, use_cache=True, logits_to_keep=1, output_hidden_states=True)
-    position = next_positions(model, batch["attention_mask"].sum(-1), torch.zeros(1, dtype=torch.long))
+    position = next_position(model, batch["attention_mask"].sum(-1))
     last = out.hidden_states[-1].float()
     video = (batch["mm_token_type_ids"] > 0).unsqueeze(-1)
     mean = (last * video).sum(1) / video.sum(1).clamp(min=1)
@@ -182,6 +183,21 @@ def sample(
         )
         logits, position = out.logits[:, -1].float(), position + 1
     return torch.stack(written, dim=1)
+
+
+def write(model: nn.Module, read: Prefill, collator: ClipCollator, **decoding: Any) -> tuple[list[str], list[bool]]:
+    """What the model writes after a prefill, and beside each text whether it was cut at `max_new_tokens`.
+
+    Args:
+        model (`nn.Module`): The model that made `read`.
+        read (`Prefill`): Prompts and clips; it is used up.
+        collator (`ClipCollator`): Knows the tokenizer.
+        decoding (`Any`): Options of `sample`; greedy without any.
+    """
+    tokenizer, end_id = collator.tokenizer, collator.end_id
+    tokens = sample(model, read, end_id=end_id, pad_id=tokenizer.pad_token_id, **decoding)
+    texts = [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+    return texts, (tokens != end_id).all(dim=1).tolist()
 
 
 class LabelScorer:

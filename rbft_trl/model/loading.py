@@ -76,6 +76,8 @@ def load_processor(name: str, revision: str | None = None) -> ProcessorMixin:
         raise UserError(f"no processor could be loaded from '{name}': {_first_line(error)}") from error
     if getattr(processor, "video_processor", None) is None:
         raise UserError(f"the processor of '{name}' takes no video; use a Qwen2-VL-class model")
+    if not processor.chat_template or processor.tokenizer.eos_token_id is None:
+        raise UserError(f"the processor of '{name}' has no chat template or end token; use an instruction-tuned model")
     if hasattr(processor.video_processor, "cap_pixels_per_frame"):
         processor.video_processor.cap_pixels_per_frame = False  # our sampler has applied the pixel budget already
     return processor
@@ -168,10 +170,14 @@ def prepare_for_training(model: PreTrainedModel, args: AdapterArguments, *, adap
     Args:
         model (`PreTrainedModel`): The base.
         args (`AdapterArguments`): LoRA settings and parts.
-        adapter (`str`, *optional*): Folder of a stage-1 adapter to continue (PEFT refuses a second configuration).
+        adapter (`str`, *optional*): Folder of a stage-1 adapter to continue (PEFT refuses a second configuration);
+            its parts that are not in `args.train_parts` stay as they are.
     """
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+        for name, parameter in model.named_parameters():
+            if part_of(name) not in args.train_parts:
+                parameter.requires_grad_(False)
     elif args.use_peft:
         model = get_peft_model(model, _lora_config(model, args))
     else:
@@ -246,23 +252,21 @@ def load_for_inference(args: ModelArguments, checkpoint: str | None, *, device: 
     return load_base(full, device=device).eval()
 
 
-def next_positions(model: nn.Module, lengths: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    """Positions of tokens that follow a prefill, in the layout of multimodal RoPE.
+def next_position(model: nn.Module, lengths: torch.Tensor) -> torch.Tensor:
+    """Position of the token that follows a prefill, in the layout of multimodal RoPE.
 
     `rope_deltas` is state that the last prefill left in the module, so this belongs right after that prefill.
 
     Args:
         model (`nn.Module`): The model, with or without adapter.
         lengths (`torch.Tensor` int64 `[B]`): Prompt tokens per row, padding aside.
-        offsets (`torch.Tensor` int64 `[K]`): How far behind the prompt's last token each new token stands, from 0.
 
     Returns:
-        `torch.Tensor` int64 `[3, B, K]`.
+        `torch.Tensor` int64 `[3, B, 1]`.
     """
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     deltas = inner.model.rope_deltas.reshape(-1)
-    positions = (lengths + deltas.to(lengths.device))[:, None] + offsets[None, :]
-    return positions[None].expand(3, -1, -1)
+    return (lengths + deltas.to(lengths.device))[None, :, None].expand(3, -1, -1)
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
-from rbft_trl.data.jsonl import read_json, write_json
+from rbft_trl.data.jsonl import first_difference, read_json, write_json
 from rbft_trl.data.task import CARD_FILE, TaskCard
 from rbft_trl.errors import UserError
 
@@ -90,12 +90,11 @@ def check_same(record: dict[str, Any], folder: str | Path, card: TaskCard, **wan
             f"'{folder}' was trained with other prompts or definitions than {card.path} has; "
             f"compare it with {Path(folder) / CARD_FILE}, and train again if the change is meant"
         )
-    for key, value in wanted.items():
-        if record.get(key) != value:
-            raise UserError(
-                f"'{folder}' was trained with {key} = {record.get(key)}, but this recipe has {value}; "
-                "make them equal or train again"
-            )
+    if key := first_difference(record, wanted, among=wanted):
+        raise UserError(
+            f"'{folder}' was trained with {key} = {record.get(key)}, but this recipe has {wanted[key]}; "
+            "make them equal or train again"
+        )
 
 
 def groups_of(rows: list[dict[str, Any]], split: str) -> list[str]:

@@ -10,14 +10,40 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, get_scheduler
 from trl import SFTTrainer
 
 from rbft_trl.data.jsonl import write_json
+from rbft_trl.errors import UserError
 from rbft_trl.model.collator import IGNORED
 from rbft_trl.model.loading import trainable_parameters
 
 Scorer = Callable[[torch.nn.Module, list[dict[str, Any]]], list[tuple[str, bool]]]
+
+
+def check_optimizer(args: TrainingArguments) -> None:
+    """Makes optimizer and schedule once on one number, so that what they refuse is known before the model is loaded.
+
+    Raises:
+        UserError: for options that they do not take, or a package that is not there.
+    """
+    number = torch.nn.Parameter(torch.zeros(1))
+    try:
+        kind, options = SFTTrainer.get_optimizer_cls_and_kwargs(args)
+        optimizer = kind([number], **{key: value for key, value in options.items() if key != "params"})
+        get_scheduler(
+            args.lr_scheduler_type,
+            optimizer,
+            num_warmup_steps=0,
+            num_training_steps=10,
+            scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+        )
+    except (ImportError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"optim '{args.optim}' with lr_scheduler_type '{args.lr_scheduler_type}' cannot be made: {said}; choose "
+            "others, or correct their options"
+        ) from error
 
 
 class VideoSFTTrainer(SFTTrainer):
