@@ -3,16 +3,17 @@
 Input: numbered batches of rows and a function of one batch. Output: what it returned, in order, over all processes.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from rbft_trl.data.children import ChildError, in_children
 from rbft_trl.data.jsonl import BatchLog
-from rbft_trl.data.video import Clip, ClipError
-from rbft_trl.model.collator import ClipBatches, ClipCollator
+from rbft_trl.data.video import Clip, ClipError, read_row
+from rbft_trl.model.collator import ClipCollator
 
 Row = dict[str, Any]
 Pairs = list[tuple[Row, Clip | ClipError]]
@@ -43,7 +44,7 @@ def run_batches(
         accelerator (`Accelerator`): The processes.
         collator (`ClipCollator`): Reads the clips.
         title (`str`): Of the progress bar.
-        workers (`int`): Processes that read clips ahead.
+        workers (`int`): Processes that read clips ahead, each with a limit of time and memory per clip; 0: none.
 
     Returns:
         `list[dict]`: The rows of every batch in the order of the batches, whatever the number of processes.
@@ -51,9 +52,28 @@ def run_batches(
     finished = log.load()
     accelerator.wait_for_everyone()  # nobody appends before everybody has read
     mine = [i for i in batches if i % accelerator.num_processes == accelerator.process_index and i not in finished]
-    loader = DataLoader(ClipBatches(collator, {i: batches[i] for i in mine}), batch_size=None, num_workers=workers)
-    for number, pairs in tqdm(loader, desc=title, unit="batch", disable=not accelerator.is_main_process):
-        log.append(number, work(number, pairs))
+    clips = read_ahead(collator, [row for i in mine for row in batches[i]], workers)
+    for number in tqdm(mine, desc=title, unit="batch", disable=not accelerator.is_main_process):
+        log.append(number, work(number, [(row, next(clips)) for row in batches[number]]))
     accelerator.wait_for_everyone()
     finished = log.load()
     return [row for i in sorted(batches) for row in finished[i]]
+
+
+def read_ahead(collator: ClipCollator, rows: list[Row], workers: int) -> Iterator[Clip | ClipError]:
+    """The clip of each row, or why it cannot be read; with workers in children that a bad file cannot hang."""
+    if workers == 0:
+        for row in rows:
+            try:
+                yield collator.read_row(row)
+            except ClipError as error:
+                yield error
+        return
+    read = functools.partial(read_row, root=collator.root, frames=collator.frames, factor=collator.factor)
+    for row, found in zip(rows, in_children(read, rows, workers=workers), strict=True):
+        if isinstance(found, ChildError):
+            yield ClipError(row["video"], found.reason, found.detail)
+        elif isinstance(found, Exception) and not isinstance(found, ClipError):
+            raise found
+        else:
+            yield found

@@ -23,12 +23,10 @@ from rbft_trl.configs import (
     StageArguments,
 )
 from rbft_trl.data.jsonl import read_jsonl, write_json, write_jsonl
-from rbft_trl.data.video import read_clip
 from rbft_trl.errors import UserError, nearest, run_entry
 from rbft_trl.evidence.controls import oracle_samples, shuffled_within_class
 from rbft_trl.evidence.report import build_report
 from rbft_trl.evidence.stats import summarise
-from rbft_trl.model.loading import frame_factor, load_processor
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, open_task
 from rbft_trl.training_config import TrainingConfig
@@ -36,6 +34,8 @@ from rbft_trl.training_config import TrainingConfig
 # What stage 1, stage 2 and direct SFT must share so that a step means the same; rates and parts are each arm's own.
 MATCHED = ("per_device_train_batch_size", "gradient_accumulation_steps", "use_peft", "lora_r", "lora_alpha")
 MATCHED += ("lora_dropout", "optim")
+SAME_CLIPS = ("shots", "definitions", "num_frames", "fps", "max_frames", "min_pixels", "max_pixels")
+SAME_CLIPS += ("min_decodable", "on_bad_clip")
 ARMS = {
     "zero_shot": "the base as it is",
     "zero_shot_definitions": "the base as it is, with the definitions of the labels in the prompt",
@@ -90,7 +90,7 @@ def check(args: CompareArguments) -> None:
     own |= {"rationales": (RationaleArguments,), "eval": (EvalArguments,)}
     seen = {key: parse_recipe([getattr(args, key)], DataArguments, ModelArguments, *own[key]) for key in own}
     for key, (data, base, *_) in seen.items():
-        for name in ("shots", "definitions", "num_frames", "fps", "max_frames", "min_pixels", "max_pixels"):
+        for name in SAME_CLIPS:
             if getattr(data, name) != getattr(seen["eval"][0], name):
                 raise UserError(
                     f"'{name}' is {getattr(data, name)} in {getattr(args, key)} and differs in {args.eval}"
@@ -148,13 +148,14 @@ class Comparison:
         self.data, self.base, self.eval = parse_recipe([args.eval], DataArguments, ModelArguments, EvalArguments)
         self.data.task = args.task
         self.data.shots, shots = None, self.data.shots
-        self.card, self.source, rows, self.frames = open_task(self.data)
-        self.data.shots = shots
+        self.task = open_task(self.data, self.base)
+        self.data.shots, self.card = shots, self.task.card
+        self.by_id = {row["id"]: row for row in self.task.rows}
         truth = read_jsonl(args.oracle_texts) if args.oracle_texts else []
         self.texts = {row.get("id", ""): row.get("text", "") for row in truth}
         self.classes = {row.get("id", ""): row.get("label") for row in truth}  # of the pool too, where that is known
         if args.oracle_texts:
-            oracle_samples([row for row in rows if row["split"] == "train"], self.texts, self.card)
+            oracle_samples([row for row in self.task.rows if row["split"] == "train"], self.texts, self.card)
 
     def cell(self, arm: str, draw: int, cells: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         """Runs one arm on one draw and says where its files are; finished parts are reused."""
@@ -199,7 +200,7 @@ class Comparison:
     def rows(self, draw: int) -> list[Row]:
         """All rows of a draw, with the shots of the evaluation's recipe."""
         self.data.draw = draw
-        return open_task(self.data)[2]
+        return open_task(self.data, self.base).rows
 
     def _draw(self, draw: int) -> list[str]:
         drawn = ["--draw", str(draw)] if self.data.shots else []  # without shots every draw has all labels
@@ -248,10 +249,10 @@ def strips(run: Comparison, comparison: dict[str, Any], *, most: int = 8) -> lis
     chosen: list[dict[str, Any]] = []
     for verdict, share in (("kept", most // 2), ("dropped", most // 4), ("unlabelled", most // 4)):
         chosen += [s for s in samples if s["verdict"] == verdict][:share]
-    factor = frame_factor(load_processor(run.base.model_name_or_path, run.base.model_revision))
+    collator = run.task.collator()
     return [
         {key: sample.get(key) for key in ("id", "label", "text", "verdict", "reason", "shown")}
-        | {"frames": read_clip(run.source.root / sample["video"], run.frames, factor=factor).frames}
+        | {"frames": collator.read_row(run.by_id[sample["id"]]).frames}
         for sample in chosen
     ]
 

@@ -34,6 +34,12 @@ class DataArguments:
     max_frames: int | None = option(None, "Upper bound on the number of frames with `fps` (32 if left out).")
     min_pixels: int = option(128 * 28 * 28, "Lower bound on the pixels of one frame; smaller frames are enlarged.")
     max_pixels: int = option(360 * 420, "Upper bound on the pixels of one frame (RB-FT uses 360 x 420).")
+    min_decodable: float = option(1.0, "Share of a damaged clip's frames that must decode for it to be used.")
+    on_bad_clip: str = option(
+        "stop",
+        "What clips that cannot be read do: stop the run, or leave_out (listed, and wrong in evaluation).",
+        choices=["stop", "leave_out"],
+    )
 
     def __post_init__(self) -> None:
         if not self.task:
@@ -54,6 +60,7 @@ class DataArguments:
             max_frames=32 if self.max_frames is None else self.max_frames,
             min_pixels=self.min_pixels,
             max_pixels=self.max_pixels,
+            min_decodable=self.min_decodable,
         )
 
 
@@ -127,6 +134,11 @@ class StageArguments:
         choices=["label", "rationale", "rationale_label", "label_rationale"],
     )
     rationales: str | None = option(None, "rationales.jsonl that stage 0 wrote; needed for every target but label.")
+    class_balance: str = option(
+        "none",
+        "none; sampler: each class is shown equally often; weights: rare classes count more in the loss.",
+        choices=["none", "sampler", "weights"],
+    )
     label_in_prompt: bool = option(False, "Show the gold label in the student's prompt, as the authors' data do.")
 
     def __post_init__(self) -> None:

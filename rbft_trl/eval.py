@@ -29,12 +29,11 @@ from rbft_trl.model.loading import (
     check_model_arguments,
     check_scoring_attention,
     load_for_inference,
-    load_processor,
 )
 from rbft_trl.model.probe import fit_probe
 from rbft_trl.model.provenance import check_same, check_unseen, read_record
 from rbft_trl.recipe import parse_recipe
-from rbft_trl.start import Row, data_fingerprint, of_split, open_task
+from rbft_trl.start import Row, open_task
 
 Prediction = dict[str, Any]
 REASONS_FIRST = ("rationale", "rationale_label")
@@ -109,18 +108,19 @@ def make_plan(data: DataArguments, base: ModelArguments, args: EvalArguments) ->
     Raises:
         UserError: for every mistake that can be seen without the weights.
     """
-    card, source, rows, frames = open_task(data)
     check_model_arguments(base, use_cpu=args.use_cpu)
     check_scoring_attention(base)
+    task = open_task(data, base)
+    card = task.card
     fingerprint = base_fingerprint(base.model_name_or_path, base.model_revision)
     record: dict[str, Any] = {"target": "label", "weights": None}
     if args.checkpoint:
         record = read_record(args.checkpoint)
-        wanted = {"base": fingerprint, "frames": frames.to_dict(), "definitions": data.definitions}
+        wanted = {"base": fingerprint, "frames": task.frames.to_dict(), "definitions": data.definitions}
         wanted |= {"load_in_4bit": base.load_in_4bit}
         check_same(record, args.checkpoint, card, **wanted)
-        check_unseen(record, args.checkpoint, rows, args.split)
-    clips, train = of_split(rows, args.split), of_split(rows, "train")
+        check_unseen(record, args.checkpoint, task.rows, args.split)
+    clips, train = task.of_split(args.split), task.readable("train")
     if not clips:
         raise UserError(
             f"{card.path}: the {args.split} split has no labelled clip; give it clips, or name another split"
@@ -129,15 +129,13 @@ def make_plan(data: DataArguments, base: ModelArguments, args: EvalArguments) ->
         "card": card.fingerprint(),
         "base": fingerprint,
         "precision": [base.dtype, base.load_in_4bit, base.attn_implementation],
-        "frames": frames.to_dict(),
+        "frames": task.frames.to_dict(),
         "definitions": data.definitions,
         "options": {k: v for k, v in dataclasses.asdict(args).items() if k not in NOT_PART_OF_THE_RESULT},
         "checkpoint": record["weights"],
-        "data": data_fingerprint(clips + train if args.method == "probe" else clips, source.root),
+        "data": task.fingerprint(clips + train if args.method == "probe" else clips),
     }
-    processor = load_processor(base.model_name_or_path, base.model_revision)
-    collator = ClipCollator(processor, card, source.root, frames, definitions=data.definitions)
-    return Plan(base, args, card, collator, clips, train, record["target"], settings)
+    return Plan(base, args, card, task.collator(), clips, train, record["target"], settings)
 
 
 class Reader:

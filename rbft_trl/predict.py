@@ -87,7 +87,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rationale", action="store_true", help="also let the model write about each clip")
     parser.add_argument("--max_new_tokens", type=int, default=256, help="longest rationale [256]")
     parser.add_argument("--batch_size", type=int, default=8, help="clips per batch [8]")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read clips ahead [0]")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes that read clips, each with a limit of time "
+        "and memory; 0 reads in this process, without limits [1]",
+    )
     parser.add_argument("--use_cpu", action="store_true", help="run on the CPU even if there is a GPU")
     args = parser.parse_args(argv)
     for name, value in (("threshold", args.threshold), ("precision", args.precision)):

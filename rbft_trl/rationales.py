@@ -20,9 +20,9 @@ from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.verify import check_rationales, kept_share, require_every_class
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.inference import prefill, write
-from rbft_trl.model.loading import base_fingerprint, check_model_arguments, load_base, load_processor
+from rbft_trl.model.loading import base_fingerprint, check_model_arguments, load_base
 from rbft_trl.recipe import parse_recipe
-from rbft_trl.start import Row, data_fingerprint, open_task
+from rbft_trl.start import Row, open_task
 
 Sample = dict[str, Any]
 NOT_PART_OF_THE_TEXT = ("output_file", "use_cpu", "checks", "dataloader_num_workers")
@@ -31,18 +31,19 @@ NOT_PART_OF_THE_TEXT = ("output_file", "use_cpu", "checks", "dataloader_num_work
 def main(argv: list[str]) -> list[Sample]:
     """Runs stage 0; returns the rows of rationales.jsonl."""
     data, base, args = parse_recipe(argv, DataArguments, ModelArguments, RationaleArguments)
-    card, source, rows, frames = open_task(data)
     check_model_arguments(base, use_cpu=args.use_cpu)
-    clips = [row for row in rows if row["split"] == "train" and (row["label"] is not None or args.use_pool)]
+    task = open_task(data, base)
+    card = task.card
+    clips = [row for row in task.rows if row["split"] == "train" and (row["label"] is not None or args.use_pool)]
     if not clips:
         raise UserError(f"{card.path}: no training clip to write a rationale for; check the split column")
     settings = {
         "card": card.fingerprint(),
         "base": base_fingerprint(base.model_name_or_path, base.model_revision),
         "precision": [base.dtype, base.load_in_4bit, base.attn_implementation],
-        "frames": frames.to_dict(),
+        "frames": task.frames.to_dict(),
         "definitions": data.definitions,
-        "clips": data_fingerprint(clips, source.root),
+        "clips": task.fingerprint(clips),
         "stage0": {k: v for k, v in dataclasses.asdict(args).items() if k not in NOT_PART_OF_THE_TEXT},
     }
     if args.label_shown == "blind_then_hint":
@@ -53,11 +54,8 @@ def main(argv: list[str]) -> list[Sample]:
         return reuse(output, settings, card, args, is_main=accelerator.is_main_process)
     make_folder(output.parent)
     set_seed(args.seed)
-    processor = load_processor(base.model_name_or_path, base.model_revision)
-    collator = ClipCollator(processor, card, source.root, frames, definitions=data.definitions)
-    collator.check_headers(clips)
     log = BatchLog(output, settings, rank=accelerator.process_index)
-    writer = Writer(accelerator, collator, base, args, log)
+    writer = Writer(accelerator, task.collator(), base, args, log)
 
     samples = writer.run_pass(clips, shown=args.label_shown == "hint", first=0)
     if args.label_shown == "blind_then_hint":

@@ -24,7 +24,6 @@ from rbft_trl.model.loading import (
     check_model_arguments,
     check_scoring_attention,
     load_base,
-    load_processor,
     prepare_for_training,
     trainable_parameters,
 )
@@ -38,8 +37,8 @@ from rbft_trl.model.provenance import (
 )
 from rbft_trl.model.trainer import KeepPresentations, LabelTrainer, RationaleTrainer, VideoSFTTrainer, check_optimizer
 from rbft_trl.recipe import parse_recipe
-from rbft_trl.stage_rows import check_lengths, check_stage0, training_rows
-from rbft_trl.start import Row, data_fingerprint, of_split, open_task
+from rbft_trl.stage_rows import balance_weights, check_lengths, check_stage0, training_rows
+from rbft_trl.start import Row, open_task
 from rbft_trl.training_config import TrainingConfig
 
 OPTIONS = (DataArguments, ModelArguments, AdapterArguments, StageArguments, TrainingConfig)
@@ -99,11 +98,12 @@ def make_plan(
     Raises:
         UserError: for every mistake that can be seen without the weights.
     """
-    card, source, rows, frames = open_task(data)
     check_model_arguments(base, use_cpu=training.use_cpu)
     check_options(base, adapters, training)
+    task = open_task(data, base)
+    card, rows = task.card, task.rows
     fingerprint = base_fingerprint(base.model_name_or_path, base.model_revision)
-    same = {"base": fingerprint, "frames": frames.to_dict(), "definitions": data.definitions}
+    same = {"base": fingerprint, "frames": task.frames.to_dict(), "definitions": data.definitions}
     same |= {
         "load_in_4bit": base.load_in_4bit,
         "adapters": dataclasses.asdict(adapters),
@@ -112,8 +112,10 @@ def make_plan(
     }
     parent = None if stage.init == "base" else read_parent(stage.init, card, rows, same)
     check_stage0(stage, card, same)
-    train = training_rows(rows, stage, card)
-    validation = [row | {"target": "label", "text": ""} for row in of_split(rows, "validation")]
+    train = training_rows(task, stage)
+    if stage.class_balance == "weights":
+        train = [row | {"weight": weight} for row, weight in zip(train, balance_weights(train), strict=True)]
+    validation = [row | {"target": "label", "text": ""} for row in task.readable("validation")]
     if training.eval_strategy != "no" and not validation:
         raise UserError(
             f"eval_strategy is '{training.eval_strategy.value}' but {card.path} has no validation clip; set it to no"
@@ -127,17 +129,10 @@ def make_plan(
             "lower per_device_train_batch_size or set it to false"
         )
     resolved = recipe(data, base, adapters, stage, training)
-    resolved |= {"rows": data_fingerprint(train + validation, source.root), "processes": training.world_size}
+    resolved |= {"rows": task.fingerprint(train + validation), "processes": training.world_size}
     resolved |= {"base": fingerprint, "card": card.fingerprint(), "parent": parent and parent["weights"]}
-    collator = ClipCollator(
-        load_processor(base.model_name_or_path, base.model_revision),
-        card,
-        source.root,
-        frames,
-        definitions=data.definitions,
-        label_in_prompt=stage.label_in_prompt,
-    )
-    check_lengths(train + validation, collator, training.max_length)
+    collator = task.collator(label_in_prompt=stage.label_in_prompt)
+    check_lengths(train + validation, collator, task.manifest, training.max_length)
     return Plan(base, adapters, stage, training, card, collator, rows, train, validation, parent, same, resolved)
 
 
@@ -203,6 +198,8 @@ def make_trainer(plan: Plan) -> VideoSFTTrainer:
     if training.validate_by_score and plan.validation:
         scorer, size = LabelScorer(plan.collator), training.per_device_eval_batch_size
         trainer.score_validation = lambda m, clips: scorer.right(m, clips, batch_size=size)
+    if stage.class_balance == "sampler":
+        trainer.row_weights = balance_weights(plan.train)
     trainer.add_callback(KeepPresentations(trainer))
     return trainer
 

@@ -4,28 +4,30 @@ Input: rows of this draw, the stage's options. Output: rows {id, video, label, t
 """
 
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from rbft_trl.configs import StageArguments
 from rbft_trl.data.jsonl import first_difference, read_json, read_jsonl
+from rbft_trl.data.manifest import Entry
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
 from rbft_trl.evidence.verify import require_every_class
 from rbft_trl.model.collator import ClipCollator
-from rbft_trl.start import Row, of_split
+from rbft_trl.start import Row, Task
 
 
-def training_rows(rows: list[Row], stage: StageArguments, card: TaskCard) -> list[Row]:
+def training_rows(task: Task, stage: StageArguments) -> list[Row]:
     """The rows of one stage, in the order of the data; a clip with several kept rationales has several rows.
 
     Raises:
         UserError: if the rationales are missing, belong to other clips or labels, or leave a class empty.
     """
     if stage.target == "label":
-        return [_flat(row, "label", "") for row in of_split(rows, "train")]
-    samples = read_jsonl(stage.rationales)
-    by_id = {row["id"]: row for row in rows if row["split"] == "train"}
+        return [_flat(row, "label", "") for row in task.readable("train")]
+    samples, card = read_jsonl(stage.rationales), task.card
+    by_id = {row["id"]: row for row in task.rows if row["split"] == "train"}
     seen = set()
     for number, sample in enumerate(samples, start=1):
         _check_sample(sample, by_id, card, f"{stage.rationales}:{number}")
@@ -38,6 +40,13 @@ def training_rows(rows: list[Row], stage: StageArguments, card: TaskCard) -> lis
     if stage.target == "label_rationale":
         used = [s for s in used if s["label"] is not None]  # a clip of the pool has no label to begin with
     return [_flat(by_id[s["id"]], stage.target, s["text"]) for s in used]
+
+
+def balance_weights(rows: list[Row]) -> list[float]:
+    """Per row n / (classes · rows of its class), so that every class weighs the same; 1 for rows of the pool."""
+    counts = Counter(row["label"] for row in rows if row["label"] is not None)
+    each = counts.total() / max(len(counts), 1)
+    return [1.0 if row["label"] is None else each / counts[row["label"]] for row in rows]
 
 
 def check_stage0(stage: StageArguments, card: TaskCard, same: dict[str, Any]) -> None:
@@ -58,11 +67,11 @@ def check_stage0(stage: StageArguments, card: TaskCard, same: dict[str, Any]) ->
         )
 
 
-def check_lengths(rows: list[Row], collator: ClipCollator, limit: int | None) -> None:
+def check_lengths(rows: list[Row], collator: ClipCollator, manifest: dict[str, Entry], limit: int | None) -> None:
     """Refuses rows that are longer than `max_length`, before step 1: TRL's cut would remove video tokens."""
     if limit is None:
         return
-    lengths = collator.count_tokens(rows)
+    lengths = collator.count_tokens(rows, [manifest[row["id"]]["shape"] for row in rows])
     too_long = [row["id"] for row, tokens in zip(rows, lengths, strict=True) if tokens > limit]
     if too_long:
         raise UserError(

@@ -4,6 +4,7 @@ Clips are real H.264 files and the base is a real Qwen2-VL; both are made once p
 """
 
 import os
+import tempfile
 
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
@@ -14,6 +15,7 @@ os.environ |= {
     "OMP_WAIT_POLICY": "PASSIVE",
     "TOKENIZERS_PARALLELISM": "false",
     "MPLBACKEND": "Agg",
+    "RBFT_CACHE": tempfile.mkdtemp(prefix="rbft_cache_"),
 }  # before torch and the Hub's library are imported, and handed to every process that a test starts
 
 from collections.abc import Callable

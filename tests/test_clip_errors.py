@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from rbft_trl.data.video import ClipError, FrameSettings, clip_shape, read_clip, sample_indices
+from rbft_trl.data.video import ClipError, FrameSettings, read_clip, sample_indices
 from rbft_trl.errors import UserError
 
 FACTOR = 28
@@ -109,8 +109,6 @@ def test_a_missing_last_frame_is_tolerated(tmp_path: Path, make_clip: MakeClip) 
 def test_frames_that_do_not_fit_are_told(tmp_path: Path, make_clip: MakeClip) -> None:
     assert reason(make_clip(tmp_path / "a.mp4", size=(2, 500))) == "too_large"
     assert reason(make_clip(tmp_path / "b.mp4", size=(4, 640))) == "too_large"
-    with pytest.raises(ClipError, match="too_large"):
-        clip_shape(tmp_path / "a.mp4", FRAMES, factor=FACTOR)
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4")])
@@ -124,16 +122,14 @@ def test_damage_gives_a_clip_or_a_typed_error(tmp_path: Path, make_clip: MakeCli
         for _ in range(dice.choice([1, 3, 20])):
             damaged[dice.randrange(len(damaged))] = dice.randrange(256)
         (tmp_path / name).write_bytes(damaged)
-        for read in (read_clip, clip_shape):
-            try:
-                found = read(tmp_path / name, FRAMES, factor=FACTOR)
-            except ClipError as error:
-                seen.add(error.reason)
-            else:
-                shape = found if isinstance(found, tuple) else found.frames.shape
-                assert shape[0] == 8 and shape[1] % FACTOR == shape[2] % FACTOR == 0
-                seen.add("ok")
-    assert {"ok", "unreadable"} <= seen
+        try:
+            shape = read_clip(tmp_path / name, FRAMES, factor=FACTOR).frames.shape
+        except ClipError as error:
+            seen.add(error.reason)
+        else:
+            assert shape[0] == 8 and shape[1] % FACTOR == shape[2] % FACTOR == 0
+            seen.add("ok")
+    assert "ok" in seen and seen & {"unreadable", "damaged"}
 
 
 def test_a_clip_error_comes_home_from_a_worker(tmp_path: Path) -> None:

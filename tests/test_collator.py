@@ -75,4 +75,4 @@ def test_rows_of_unlike_length_are_padded_and_masked(collator: ClipCollator) -> 
 
 def test_tokens_are_counted_from_the_header(collator: ClipCollator) -> None:
     rows = [row("label"), row("rationale"), row("rationale", label=None)]
-    assert collator.count_tokens(rows) == [int(collator([r])["attention_mask"].sum()) for r in rows]
+    assert collator.count_tokens(rows, [(8, 56, 56)] * 3) == [int(collator([r])["attention_mask"].sum()) for r in rows]

@@ -29,14 +29,21 @@ def test_the_entries_are_found() -> None:
     assert {"rationales", "sft", "eval", "compare", "predict"} <= set(ENTRIES)
 
 
-def test_the_entry_without_a_recipe_shows_its_options(tmp_path: Path) -> None:
-    done = run(tmp_path, sys.executable, REPOSITORY / "rbft_trl/predict.py", "--help")
-    assert done.returncode == 0 and all(f"--{word}" in done.stdout for word in ("model", "output", "precision"))
+OWN = {"predict": ("model", "output", "precision"), "check": ("init", "report_dir"), "app": ("model", "port")}
+
+
+@pytest.mark.parametrize("entry", OWN)
+def test_the_entry_without_a_recipe_shows_its_options(entry: str, tmp_path: Path) -> None:
+    done = run(tmp_path, sys.executable, REPOSITORY / f"rbft_trl/{entry}.py", "--help")
+    assert done.returncode == 0 and all(f"--{word}" in done.stdout for word in OWN[entry])
+
+
+def test_a_missing_model_is_one_sentence(tmp_path: Path) -> None:
     done = run(tmp_path, sys.executable, REPOSITORY / "rbft_trl/predict.py", "a.mp4", "--model", "nowhere")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "'nowhere' is no folder" in done.stderr
 
 
-@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry != "predict"])
+@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry not in OWN])
 def test_help_from_another_directory(entry: str, tmp_path: Path) -> None:
     done = run(tmp_path, sys.executable, REPOSITORY / f"rbft_trl/{entry}.py", "--help")
     assert done.returncode == 0, done.stderr

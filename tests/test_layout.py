@@ -29,12 +29,13 @@ ALLOWED = {
     "training_config": {"errors", "configs"},
     "model": {"errors", "data", "configs", "training_config"},
     "evidence": {"errors", "data", "configs"},
-    "start": {"errors", "data", "configs"},
+    "start": {"errors", "data", "configs", "model"},
     "batches": {"errors", "data", "model"},
     "classifier": {"errors", "data", "configs", "model", "evidence"},
     "stage_rows": {"errors", "data", "configs", "model", "evidence", "start"},
+    "preview": {"errors", "data", "configs", "training_config", "model", "start"},
 }
-ENTRIES = {"sft", "rationales", "eval", "compare", "predict"}
+ENTRIES = {"sft", "rationales", "eval", "compare", "predict", "check", "app"}
 ALLOWED |= {entry: {*ALLOWED, *(ENTRIES - {"compare"} if entry == "compare" else ())} for entry in ENTRIES}
 
 
@@ -118,7 +119,7 @@ def test_imports_go_downwards(path: Path) -> None:
         ("data", "from rbft_trl import configs"),
         ("errors", "from rbft_trl.data.task import TaskCard"),
         ("recipe", "from rbft_trl.configs import PARTS"),
-        ("start", "from rbft_trl.model.loading import load_base"),
+        ("start", "from rbft_trl.evidence.metrics import brier"),
         ("sft", "from rbft_trl import eval as evaluation"),
         ("sft", "from toy.clips import main"),
         ("model", "from .loading import load_base"),

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from rbft_trl.configs import StageArguments
-from rbft_trl.data.video import ClipError, FrameSettings, clip_shape, read_clip
+from rbft_trl.data.video import ClipError, FrameSettings, read_clip
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.inference import LabelScorer
 from rbft_trl.stage_rows import training_rows
+from rbft_trl.start import Task
 from tests.helpers import make_collator
 from tests.test_video import FACTOR, FRAMES, naive
 
@@ -32,7 +33,6 @@ def test_a_part_holds_the_frames_between_its_seconds(
     clip = read_clip(long_clip, FRAMES, factor=FACTOR, start=start, end=end)
     assert (clip.indices[0], clip.indices[-1], len(clip.indices)) == (first, last, 8)
     assert np.array_equal(clip.frames, naive(long_clip, clip.indices, 56, 56))
-    assert clip_shape(long_clip, FRAMES, factor=FACTOR, start=start, end=end) == clip.frames.shape[:3]
 
 
 def test_frames_per_second_count_within_the_part(long_clip: Path) -> None:
@@ -64,7 +64,7 @@ def test_the_text_enters_every_prompt_and_no_special_token_with_it(collator: Cli
         )
         assert collator.tokenizer.decode(told).count(TITLE) == 1 and len(told) > len(bare)
         assert (told == collator.end_id).sum() == (bare == collator.end_id).sum()
-    assert collator.count_tokens([row(target="label", context=TITLE)]) == [
+    assert collator.count_tokens([row(target="label", context=TITLE)], [(8, 56, 56)]) == [
         len(collator([row(target="label", context=TITLE)])["input_ids"][0])
     ]
 
@@ -87,5 +87,6 @@ def test_the_scorer_reads_each_clips_own_text(collator: ClipCollator, monkeypatc
 
 def test_rows_of_a_stage_keep_their_part_and_their_text(collator: ClipCollator) -> None:
     rows = [row(start=1.0, end=2.0, context=TITLE)]
-    (kept,) = training_rows(rows, StageArguments(init="base", target="label"), collator.card)
+    task = Task(collator.card, collator.root, rows, FRAMES, collator.processor, {"a": {"reason": None}}, False)
+    (kept,) = training_rows(task, StageArguments(init="base", target="label"))
     assert (kept["start"], kept["end"], kept["context"]) == (1.0, 2.0, TITLE)

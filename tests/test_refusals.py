@@ -21,6 +21,7 @@ from rbft_trl.evidence.verify import check_rationales
 from rbft_trl.model.loading import base_fingerprint, check_model_arguments, check_scoring_attention, load_base
 from rbft_trl.model.provenance import RECORD_FILE, read_record
 from rbft_trl.stage_rows import training_rows
+from rbft_trl.start import Task
 from rbft_trl.training_config import TrainingConfig
 from tests.helpers import base_arguments, toy_recipe
 
@@ -158,7 +159,7 @@ def test_rationales_by_hand_are_checked(tmp_path: Path, change: dict, words: str
     write_jsonl(tmp_path / "r.jsonl", [written[0], written[1] | change])
     stage = StageArguments(init="base", target="rationale", rationales=str(tmp_path / "r.jsonl"))
     with pytest.raises(UserError, match=words):
-        training_rows(rows, stage, CARD)
+        training_rows(Task(CARD, tmp_path, rows, None, None, {}, True), stage)
 
 
 def test_a_rationale_that_was_cut_is_not_trained() -> None:

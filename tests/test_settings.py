@@ -96,7 +96,7 @@ def test_settings_that_contradict_each_other_are_refused(cls: type, argv: list[s
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"adam_beta1": 1.5}, ["adamw_torch", "1.5"]),
+        ({"adam_beta1": 1.5}, ["optim 'adamw_torch", "1.5"]),
         ({"optim": "galore_adamw"}, ["optim 'galore_adamw'", "choose others"]),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, ["'cosine_with_min_lr'", "min_lr"]),
         ({"lr_scheduler_kwargs": {"cycles": 2}}, ["'linear'", "cycles"]),

@@ -10,8 +10,9 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from rbft_trl.data.source import SPLITS, DataSource
-from rbft_trl.data.splits import assign_splits, check_splits, draw_shots
+from rbft_trl.data.splits import assign_splits, check_contents, check_splits, draw_shots
 from rbft_trl.data.task import TaskCard
+from rbft_trl.data.video import file_hash
 from rbft_trl.errors import UserError
 
 Row = dict[str, Any]
@@ -199,8 +200,13 @@ def rows(tmp_path: Path) -> list[Row]:
     return out
 
 
+def hashes(rows: list[Row], root: Path) -> dict[str, dict[str, str]]:
+    return {row["id"]: {"file": file_hash(root / row["video"])} for row in rows}
+
+
 def test_clean_splits_pass(rows: list[Row], tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     check_splits(rows, make_card(tmp_path))
+    check_contents(rows, hashes(rows, tmp_path))
     assert not recwarn.list
 
 
@@ -221,15 +227,16 @@ def test_one_file_in_two_splits_is_a_leak(rows: list[Row], tmp_path: Path, how: 
     else:
         other.hardlink_to(tmp_path / "0.mp4")
     with pytest.raises(UserError, match=r"leak: '0\.mp4' \(train\) and '4\.mp4' \(validation\) are the same file"):
-        check_splits(rows, make_card(tmp_path))
+        check_contents(rows, hashes(rows, tmp_path))
 
 
 def test_one_file_with_two_labels_is_told(rows: list[Row], tmp_path: Path) -> None:
     (tmp_path / "1.mp4").write_bytes((tmp_path / "0.mp4").read_bytes())
     with pytest.raises(UserError, match="are the same file with labels 'a' and 'b'; keep the right one"):
-        check_splits(rows, make_card(tmp_path))
+        check_contents(rows, hashes(rows, tmp_path))
     pool = rows[1] | {"label": None}  # a labelled clip that is in the pool, too, contradicts nothing
-    check_splits([rows[0], pool, rows[3] | {"split": "train"}], make_card(tmp_path))
+    some = [rows[0], pool, rows[3] | {"split": "train"}]
+    check_contents(some, hashes(some, tmp_path))
 
 
 def test_an_empty_class_is_told(rows: list[Row], tmp_path: Path) -> None:

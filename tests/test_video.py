@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qwen_vl_utils.vision_process import smart_nframes, smart_resize
 
-from rbft_trl.data.video import FrameSettings, clip_shape, read_clip, resized, sample_indices
+from rbft_trl.data.video import FrameSettings, read_clip, resized, sample_indices
 from rbft_trl.errors import UserError
 
 FACTOR = 28
@@ -152,7 +152,6 @@ def test_frames_equal_a_naive_decode(tmp_path: Path, make_clip: MakeClip, name: 
     assert clip.indices.tolist() == sample_indices(30, 10, FRAMES).tolist()
     height, width = smart_resize(90, 124, FACTOR, FRAMES.min_pixels, FRAMES.max_pixels)
     assert clip.frames.shape == (8, height, width, 3) and clip.frames.dtype == np.uint8
-    assert clip_shape(path, FRAMES, factor=FACTOR) == clip.frames.shape[:3]
     assert np.array_equal(clip.frames, naive(path.rename(written), clip.indices, height, width))
     assert len({frame.tobytes() for frame in clip.frames}) == 8
 
@@ -217,7 +216,6 @@ def test_turned_clips_are_upright(
     clip = read_clip(path, FRAMES, factor=FACTOR)
     assert np.array_equal(clip.frames, np.rot90(plain.frames, -clockwise, axes=(1, 2)))
     assert clip.frames.flags.c_contiguous
-    assert sorted(clip_shape(path, FRAMES, factor=FACTOR)) == sorted(clip.frames.shape[:3])
 
 
 def test_a_stream_that_changes_its_size_keeps_the_first(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     ),
     "missing clip": (
         "rationales.py rationales.yaml --task cards/missing.yaml",
-        ["1 of 80 clips", "'clips/nowhere.mp4'", "correct the 'video' column"],
+        ["1 of 80 clips cannot be read: 1 missing", "'clips/nowhere.mp4'", "correct the path"],
     ),
     "path out of the root": (
         "rationales.py rationales.yaml --task cards/outside.yaml",

@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from rbft_trl.data.container import VIDEO_SUFFIXES
 from rbft_trl.data.source import SPLIT_NAMES
 from rbft_trl.data.tables import Raw, read_table
-from rbft_trl.data.video import VIDEO_SUFFIXES
 from rbft_trl.errors import UserError, nearest, quoted
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")

@@ -76,28 +76,18 @@ def _split(rows: list[Row], source: DataSource, card: TaskCard) -> list[Row]:
     return kept + assign_splits(train, validation=validation, test=0.0, seed=source.split_seed or 0)
 
 
-def check_files(rows: list[Row], root: Path, how_to_get: str | None = None) -> None:
-    """Every clip is a regular file inside `root`, links resolved.
+def check_inside(rows: list[Row], root: Path, within: Path | None = None) -> None:
+    """Every clip lies inside `root` (or `within`, if given), links resolved.
 
     Raises:
         UserError: with the number of bad paths and the first three.
     """
-    real_root, missing, outside = root.resolve(), [], []
-    for row in rows:
-        real = Path(os.path.realpath(root / row["video"]))
-        if not real.is_relative_to(real_root):
-            outside.append(row["video"])
-        elif not os.path.isfile(real):  # unlike Path.is_file, no error for a name that is too long
-            missing.append(row["video"])
-    if outside:
+    real_root = (within or root).resolve()
+    videos = [row["video"] for row in rows]
+    if outside := [video for video in videos if not Path(os.path.realpath(root / video)).is_relative_to(real_root)]:
         raise UserError(
             f"{len(outside)} clips lie outside the data root '{root}', e.g. {quoted(outside)}; "
             "copy them below it or set data.root higher"
-        )
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(rows)} clips are no files below '{root}', e.g. {quoted(missing)}; "
-            f"correct the 'video' column{_how(how_to_get)}"
         )
 
 

@@ -13,8 +13,8 @@ from rbft_trl.errors import UserError
 from rbft_trl.yaml_file import check_keys
 
 KEYS = {
-    "root", "annotations", "columns", "classes", "group_pattern", "text_limit", "validation", "test", "split_seed",
-    "how_to_get",
+    "root", "dataset", "revision", "annotations", "columns", "classes", "group_pattern", "text_limit", "validation",
+    "test", "split_seed", "how_to_get",
 }  # fmt: skip
 SPLIT_NAMES = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
@@ -29,7 +29,9 @@ class DataSource:
     """Where the labelled clips are.
 
     Args:
-        root (`Path`): Folder that holds the clips; every path in the annotation file is relative to it.
+        root (`Path`): Folder that holds the clips; every path in the annotation file is relative to it. A card may
+            name a `dataset` of the Hub (and its `revision`) instead: its files are downloaded, and are the root.
+        within (`Path`, *optional*): Where links may lead, if not below the root (the Hub's cache links to its blobs).
         annotations (`Path` or `dict[str, Path]`, *optional*): A table of the clips, or one per split. Without it the
             folders below `root` say it (rbft_trl/data/folders.py).
         columns (`dict[str, str]`, *optional*): Our column → the table's, where its name is unusual.
@@ -45,6 +47,7 @@ class DataSource:
     """
 
     root: Path
+    within: Path | None = None
     annotations: Path | dict[str, Path] | None = None
     columns: dict[str, str] | None = None
     classes: tuple[str, ...] | None = None
@@ -64,9 +67,19 @@ def read_source(raw: object, path: Path) -> DataSource:
     """
     check_keys(raw, KEYS, path, "'data'")
     assert isinstance(raw, dict)
-    if not isinstance(raw.get("root"), str) or not raw["root"].strip():
-        raise UserError(f"{path}: data.root is {raw.get('root')!r} but must be the folder that holds the clips")
-    for key in ("classes", "group_pattern", "how_to_get"):
+    if ("root" in raw) == ("dataset" in raw):
+        raise UserError(
+            f"{path}: data.root is {raw.get('root')!r} but must be the folder that holds the clips (or name a dataset "
+            "of the Hub as data.dataset, not both)"
+        )
+    if "revision" in raw and "dataset" not in raw:
+        raise UserError(f"{path}: data.revision is {raw['revision']!r} but belongs to data.dataset; leave it out")
+    for key in ("root", "dataset"):
+        if key in raw and (not isinstance(raw[key], str) or not raw[key].strip()):
+            raise UserError(
+                f"{path}: data.{key} is {raw[key]!r} but must be the folder that holds the clips, or an id"
+            )
+    for key in ("classes", "group_pattern", "how_to_get", "revision"):
         if not isinstance(raw.get(key, ""), str):
             raise UserError(f"{path}: data.{key} is {raw[key]!r} but must be text; leave it out if there is none")
     for key in ("validation", "test"):
@@ -79,19 +92,42 @@ def read_source(raw: object, path: Path) -> DataSource:
             raise UserError(
                 f"{path}: data.{key} is {number!r} but must be a whole number{' above 0' if least else ''}"
             )
-    try:
-        root = (path.parent / Path(raw["root"]).expanduser()).resolve()
-    except (RuntimeError, ValueError) as error:  # ~ of nobody, or a NUL
-        raise UserError(f"{path}: data.root {raw['root']!r} is no path ({error}); correct it") from error
+    root = _root(raw, path)
     _check_pattern(raw.get("group_pattern"), path)
     kept = ("group_pattern", "text_limit", "validation", "test", "split_seed", "how_to_get")
     return DataSource(
         root=root,
+        within=root.parents[1] if "dataset" in raw else None,
         annotations=_annotations(raw.get("annotations"), root, path),
         columns=_columns(raw.get("columns"), path),
         classes=_classes(raw.get("classes"), root, path),
         **{key: raw[key] for key in kept if key in raw},
     )
+
+
+def _root(raw: dict[str, Any], path: Path) -> Path:
+    if "dataset" in raw:
+        return fetch_dataset(raw["dataset"], raw.get("revision"), path)
+    try:
+        return (path.parent / Path(raw["root"]).expanduser()).resolve()
+    except (RuntimeError, ValueError) as error:  # ~ of nobody, or a NUL
+        raise UserError(f"{path}: data.root {raw['root']!r} is no path ({error}); correct it") from error
+
+
+def fetch_dataset(name: str, revision: str | None, path: Path) -> Path:
+    """Downloads the files of a dataset on the Hub, or finds them in the cache; clips must be files there.
+
+    Raises:
+        UserError: if there is no such dataset, or no way to it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(name, repo_type="dataset", revision=revision))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: the dataset '{name}' does not come from the Hub ({said}); correct it") from error
 
 
 def _annotations(raw: Any, root: Path, path: Path) -> Path | dict[str, Path] | None:

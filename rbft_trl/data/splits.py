@@ -3,11 +3,9 @@
 Input: flat rows. Output: rows with a split; a group (one source's clips) never sits in two splits.
 """
 
-import hashlib
 import random
 import warnings
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 from rbft_trl.data.task import TaskCard
@@ -94,7 +92,7 @@ def check_splits(rows: list[Row], card: TaskCard) -> None:
     """Finds leaks and empty classes.
 
     Raises:
-        UserError: for a group, a file or a file's content in two splits, and for a class without a training clip.
+        UserError: for a group in two splits, and for a class without a training clip.
     """
     first: dict[str, Row] = {}
     for row in rows:
@@ -104,8 +102,6 @@ def check_splits(rows: list[Row], card: TaskCard) -> None:
                 f"leak: group '{row['group']}' has '{other['id']}' in {other['split']} and '{row['id']}' in "
                 f"{row['split']}; one source's clips belong to one split"
             )
-    if card.data is not None:
-        _check_contents(rows, card.data.root)
     for name in card.names:
         counts = _count(row["split"] for row in rows if row["label"] == name)
         if not counts.get("train"):
@@ -116,30 +112,31 @@ def check_splits(rows: list[Row], card: TaskCard) -> None:
             warnings.warn(f"class '{name}' has no test clip, so nothing will be known about it", stacklevel=2)
 
 
-def _check_contents(rows: list[Row], root: Path) -> None:
-    """The same bytes under two names in two splits or with two labels; only files of equal size are read."""
-    by_size: dict[int, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_size[(root / row["video"]).stat().st_size].append(row)
+def check_contents(rows: list[Row], manifest: dict[str, dict[str, Any]]) -> None:
+    """The same bytes under two names in two splits, or with two labels.
+
+    Args:
+        rows (`list[dict]`): Rows whose clips can be read.
+        manifest (`dict[str, dict]`): By id; `file` is the hash of a file.
+
+    Raises:
+        UserError: naming both clips and the way out.
+    """
     files: dict[str, Row] = {}
     seen: dict[tuple[Any, ...], Row] = {}
-    for same_size in by_size.values():
-        if len({(row["split"], row["label"]) for row in same_size}) < 2:
-            continue
-        for row in same_size:
-            with (root / row["video"]).open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            file = files.setdefault(digest, row)
-            clip = (digest, row.get("start"), row.get("end"))
-            other = seen.setdefault(clip, row)
-            if other["label"] is None:
-                seen[clip] = row  # the next copy is held against the one that has a label
-            other = file if file["split"] != row["split"] else other
-            same = f"'{other['video']}' ({other['split']}) and '{row['video']}' ({row['split']}) are the same file"
-            if other["split"] != row["split"]:
-                raise UserError(f"leak: {same}; keep one of them")
-            if other["label"] != row["label"] and None not in (other["label"], row["label"]):
-                raise UserError(f"{same} with labels '{other['label']}' and '{row['label']}'; keep the right one")
+    for row in rows:
+        digest = manifest[row["id"]]["file"]
+        file = files.setdefault(digest, row)
+        clip = (digest, row.get("start"), row.get("end"))
+        other = seen.setdefault(clip, row)
+        if other["label"] is None:
+            seen[clip] = row  # the next copy is held against the one that has a label
+        other = file if file["split"] != row["split"] else other
+        same = f"'{other['video']}' ({other['split']}) and '{row['video']}' ({row['split']}) are the same file"
+        if other["split"] != row["split"]:
+            raise UserError(f"leak: {same}; keep one of them")
+        if other["label"] != row["label"] and None not in (other["label"], row["label"]):
+            raise UserError(f"{same} with labels '{other['label']}' and '{row['label']}'; keep the right one")
 
 
 def _count(values: Any) -> dict[Any, int]:

@@ -1,42 +1,23 @@
 """The ONE frame sampler and reader: a path becomes uint8 frames and their indices, or a typed error.
 
 Indices and sizes are those of qwen-vl-utils (`smart_nframes`, `smart_resize`); where these raise for short clips the
-last frame is repeated. PyAV carries FFmpeg in its wheel, so no system FFmpeg is needed.
+last frame is repeated. How a file is opened and decoded is rbft_trl/data/container.py.
 """
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import hashlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 from qwen_vl_utils.vision_process import smart_nframes, smart_resize
 
+from rbft_trl.data.container import HIDDEN_FRAMES, ClipError, Decoded, decode, length, opened
 from rbft_trl.errors import UserError
 
 TEMPORAL_PATCH = 2  # frames come in pairs in every Qwen2-VL-class tower
-FEWER_FRAMES_ALLOWED = 2  # an edit list may hide the first or last frames that the header counts
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
-
-
-class ClipError(UserError):
-    """A clip that cannot be read. `reason` is one of missing, empty_file, not_a_video, no_video_stream, truncated,
-    unreadable, no_frames, too_short, too_large; a clip is never replaced by another."""
-
-    def __init__(self, path: str | Path, reason: str | None = None, detail: str = "") -> None:
-        if reason is None:  # torch raises a worker's error anew, with its whole traceback as the only argument
-            super().__init__(str(path).strip().splitlines()[-1].rpartition("ClipError: ")[2])
-        else:
-            super().__init__(f"the clip '{path}' cannot be read ({reason}): {detail}")
-        self.path, self.reason, self.detail = str(path), reason or "unreadable", detail
-
-    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
-        return type(self), (self.path, self.reason, self.detail)  # for pools of processes
 
 
 @dataclass(frozen=True)
@@ -49,6 +30,8 @@ class FrameSettings:
         max_frames (`int`, *optional*, defaults to 32): Upper bound with `fps`.
         min_pixels (`int`, *optional*): Lower bound on height x width of one frame.
         max_pixels (`int`, *optional*): Upper bound on height x width of one frame.
+        min_decodable (`float`, *optional*, defaults to 1.0): Share of the frames of a damaged file that must decode
+            for the clip to be used all the same.
     """
 
     num_frames: int | None = 8
@@ -56,6 +39,7 @@ class FrameSettings:
     max_frames: int = 32
     min_pixels: int = 128 * 28 * 28
     max_pixels: int = 360 * 420
+    min_decodable: float = 1.0
 
     def __post_init__(self) -> None:
         if (self.num_frames is None) == (self.fps is None):
@@ -66,6 +50,8 @@ class FrameSettings:
             raise UserError(f"fps is {self.fps} but must be a number above 0")
         if self.max_frames < 4:
             raise UserError(f"max_frames is {self.max_frames} but must be at least 4")
+        if not 0 < self.min_decodable <= 1:
+            raise UserError(f"min_decodable is {self.min_decodable} but must be a share above 0, at most 1")
         if not 0 < self.min_pixels <= self.max_pixels:
             raise UserError(
                 f"min_pixels is {self.min_pixels} and max_pixels is {self.max_pixels}; "
@@ -93,12 +79,14 @@ class Clip:
         indices (`np.ndarray` int64 `[T]`): Their numbers in the file.
         fps (`float`): Frames per second of the file.
         total_frames (`int`): Frames in the file.
+        lost (`int`): Frames of a damaged file that could not be decoded; the others stand for it.
     """
 
     frames: np.ndarray
     indices: np.ndarray
     fps: float
     total_frames: int
+    lost: int = 0
 
 
 def sample_indices(total_frames: int, video_fps: float, settings: FrameSettings) -> np.ndarray:
@@ -123,7 +111,7 @@ def resized(height: int, width: int, settings: FrameSettings, *, factor: int) ->
 def read_clip(
     path: Path, settings: FrameSettings, *, factor: int, start: float | None = None, end: float | None = None
 ) -> Clip:
-    """Reads the sampled frames of a clip: stops at the last one and converts only those.
+    """Reads the sampled frames of a clip and converts only those.
 
     Args:
         path (`Path`): The file.
@@ -135,18 +123,46 @@ def read_clip(
     Raises:
         ClipError: if the file is missing, no video, cut off or damaged.
     """
-    with _opened(path) as (container, stream):
-        total, fps = _length(container, stream, path)
+    picture = _Picture(settings, factor, path)
+    with opened(path) as (container, stream):
+        total, fps, counted = length(container, stream, path)
         indices = _part_indices(total, fps, settings, start, end, path)
-        fewest = total - FEWER_FRAMES_ALLOWED if stream.frames else 1  # a counted packet may hold a hidden frame
-        frames, decoded = _decode(container, stream, indices, settings, factor, path)
-    if frames is None and decoded >= max(fewest, 1):
-        total, indices = decoded, _part_indices(decoded, fps, settings, start, end, path)
-        with _opened(path) as (container, stream):
-            frames, decoded = _decode(container, stream, indices, settings, factor, path)
-    if frames is None:
-        raise ClipError(path, "truncated", f"it says {total} frames but {decoded} can be decoded; replace the file")
-    return Clip(frames, indices, fps, total)
+        found = decode(container, stream, indices.tolist(), picture, total)
+    lost = 0
+    if found.damaged or len(found.pictures) < len(set(indices.tolist())):
+        lost = _check_lost(found, total, settings, path, counted=counted)
+        total, indices = found.frames, _part_indices(found.frames, fps, settings, start, end, path)
+        with opened(path) as (container, stream):
+            found = decode(container, stream, indices.tolist(), picture, total)
+    frames = np.stack([found.pictures[i] for i in indices.tolist()])
+    return Clip(frames, indices, fps, total, lost)
+
+
+def read_row(row: dict[str, Any], *, root: Path, frames: FrameSettings, factor: int) -> Clip:
+    """The clip of a row, a whole file or a part of it; `video` starts at `root`."""
+    return read_clip(root / row["video"], frames, factor=factor, start=row.get("start"), end=row.get("end"))
+
+
+def _check_lost(found: Decoded, total: int, settings: FrameSettings, path: Path, *, counted: bool) -> int:
+    """Frames of a file that are not to be had, if so few are lost that the rest may stand for the clip.
+
+    Raises:
+        ClipError: if more are lost.
+    """
+    lost = total - found.frames
+    hidden = HIDDEN_FRAMES if counted else total - 1  # a counted packet may hold a hidden frame
+    enough = found.frames >= settings.min_decodable * total if found.damaged else lost <= hidden
+    if found.frames and enough:
+        return lost if found.damaged else 0
+    if not found.frames:
+        raise ClipError(path, "unreadable", f"none of its {total} frames can be decoded; replace the file")
+    if found.recovered:
+        raise ClipError(
+            path,
+            "damaged",
+            f"{found.frames} of {total} frames can be decoded; replace the file, or lower min_decodable",
+        )
+    raise ClipError(path, "truncated", f"it says {total} frames but {found.frames} can be decoded; replace the file")
 
 
 def _part_indices(
@@ -156,117 +172,63 @@ def _part_indices(
     first = 0 if start is None else round(start * fps)
     last = total if end is None else min(round(end * fps), total)
     if first >= min(last, total):
-        length = total / fps
-        raise ClipError(path, "too_short", f"no frame from {start or 0:g} to {end or length:g} of its {length:.2f} s")
+        seconds = total / fps
+        raise ClipError(
+            path, "too_short", f"no frame from {start or 0:g} to {end or seconds:g} of its {seconds:.2f} s"
+        )
     return first + sample_indices(last - first, fps, settings)
 
 
-def clip_shape(
+def describe_clip(
     path: Path, settings: FrameSettings, *, factor: int, start: float | None = None, end: float | None = None
-) -> tuple[int, int, int]:
-    """Frames, height and width that `read_clip` would return, from the header alone.
-
-    A turned clip has height and width exchanged (the turn comes with its frames); the number of patches is the same.
+) -> dict[str, Any]:
+    """What a manifest keeps of a clip that was read once: header, frames as the model sees them, hashes.
 
     Raises:
-        ClipError: if the file cannot be opened as a video.
+        ClipError: as `read_clip`.
     """
-    with _opened(path) as (container, stream):
-        total, fps = _length(container, stream, path)
-        height, width = stream.codec_context.height, stream.codec_context.width
-        frames = len(_part_indices(total, fps, settings, start, end, path))
-        return frames, *_target(height, width, settings, factor, path)
+    clip = read_clip(path, settings, factor=factor, start=start, end=end)
+    with opened(path) as (_, stream):
+        codec, height, width = stream.codec_context.name, stream.codec_context.height, stream.codec_context.width
+    return {
+        "seconds": clip.total_frames / clip.fps,
+        "fps": clip.fps,
+        "total_frames": clip.total_frames,
+        "lost": clip.lost,
+        "height": height,
+        "width": width,
+        "codec": codec,
+        "shape": list(clip.frames.shape[:3]),
+        "file": file_hash(path),
+        "content": hashlib.sha256(clip.frames.tobytes()).hexdigest()[:32],
+    }
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Opens a file with the demuxer that its first bytes name, through a file object: no playlist, no protocol."""
-    if "\0" in str(path) or not os.path.isfile(path):
-        raise ClipError(path, "missing", "there is no such file; correct the path or remove the row")
-    try:
-        with path.open("rb") as file:
-            demuxer = _demuxer(file.read(16), path)
-            file.seek(0)
-            with av.open(file, format=demuxer, metadata_errors="replace") as container:  # old tags are no UTF-8
-                if not container.streams.video:
-                    raise ClipError(path, "no_video_stream", "it holds no video stream; replace the file")
-                stream = container.streams.video[0]
-                if stream.codec_context is None:
-                    raise ClipError(path, "unreadable", "its codec is unknown; convert it to H.264 mp4")
-                stream.codec_context.thread_count = 1
-                yield container, stream
-    except (av.error.FFmpegError, EOFError, IndexError, OSError) as error:
-        detail = getattr(error, "strerror", None) or error
-        raise ClipError(path, "unreadable", f"{detail}; replace the file") from error
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes; of a file above 64 MB its size and 64 blocks of 1 MB, evenly spread."""
+    size, block = path.stat().st_size, 1 << 20
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as stream:
+        for place in np.linspace(0, max(size - block, 0), min(64, -(-size // block))).astype(int).tolist():
+            stream.seek(place)
+            digest.update(stream.read(block))
+    return digest.hexdigest()[:32]
 
 
-def _demuxer(head: bytes, path: Path) -> str:
-    if not head:
-        raise ClipError(path, "empty_file", "it has 0 bytes; replace the file")
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
-        return "mov"
-    if head[:4] == b"\x1a\x45\xdf\xa3":
-        return "matroska"
-    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return "avi"
-    raise ClipError(path, "not_a_video", "its first bytes are no mp4, mov, mkv, webm or avi; convert it to mp4")
+class _Picture:
+    """Turns a decoded frame into uint8 `[H, W, 3]`: upright, resized in the same pass, by one reused reformatter."""
 
+    def __init__(self, settings: FrameSettings, factor: int, path: Path) -> None:
+        self.settings, self.factor, self.path = settings, factor, path
+        self.reformatter, self.size = VideoReformatter(), None
 
-def _length(container: Any, stream: Any, path: Path) -> tuple[int, float]:
-    """Number of frames (from the header, else counted in the packets) and frames per second."""
-    fps = float(stream.average_rate or stream.guessed_rate or 1)
-    total = stream.frames or _count_packets(container, stream, fps, path)
-    if total < 1:
-        raise ClipError(path, "no_frames", "it holds no frame; replace the file")
-    return total, fps
-
-
-def _count_packets(container: Any, stream: Any, fps: float, path: Path) -> int:
-    """Frames of a file whose header has a duration at most (mkv, webm); the duration tells whether it is cut off."""
-    total, end = 0, 0.0
-    for packet in container.demux():
-        total += packet.stream.index == stream.index and packet.size > 0
-        if packet.pts is not None:
-            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-    said = (container.duration or 0) / av.time_base
-    if total and end + (FEWER_FRAMES_ALLOWED + 0.5) / fps < said:
-        raise ClipError(path, "truncated", f"it says {said:.2f} s but ends after {end:.2f} s; replace the file")
-    container.seek(0)
-    return total
-
-
-def _decode(
-    container: Any, stream: Any, indices: np.ndarray, settings: FrameSettings, factor: int, path: Path
-) -> tuple[np.ndarray | None, int]:
-    """The wanted frames, or None with the number of frames that could be decoded."""
-    wanted, taken, size = set(indices.tolist()), {}, None
-    reformatter, number = VideoReformatter(), 0
-    for number, frame in enumerate(container.decode(stream), start=1):
-        if number - 1 in wanted:
-            size = size or _target(
-                *_upright(frame), settings, factor, path
-            )  # one size, though a stream may change its
-            taken[number - 1] = _picture(frame, reformatter, size)
-            if len(taken) == len(wanted):
-                return np.stack([taken[i] for i in indices.tolist()]), number
-    return None, number
-
-
-def _turns(frame: Any) -> int:
-    """Quarter turns to the left that a player must make; FFmpeg stores them and PyAV does not make them."""
-    return round(frame.rotation / 90) % 4
-
-
-def _upright(frame: Any) -> tuple[int, int]:
-    return (frame.width, frame.height) if _turns(frame) % 2 else (frame.height, frame.width)
-
-
-def _picture(frame: Any, reformatter: VideoReformatter, size: tuple[int, int]) -> np.ndarray:
-    """One frame as uint8 `[H, W, 3]`, upright and resized in the same pass."""
-    turns = _turns(frame)
-    stored = size[::-1] if turns % 2 else size
-    picture = reformatter.reformat(frame, stored[1], stored[0], "rgb24", interpolation="BICUBIC").to_ndarray()
-    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+    def __call__(self, frame: Any) -> np.ndarray:
+        turns = round(frame.rotation / 90) % 4  # quarter turns to the left; FFmpeg stores them, PyAV makes none
+        upright = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
+        self.size = self.size or _target(*upright, self.settings, self.factor, self.path)  # a stream may change its
+        stored = self.size[::-1] if turns % 2 else self.size
+        resized = self.reformatter.reformat(frame, stored[1], stored[0], "rgb24", interpolation="BICUBIC")
+        return np.ascontiguousarray(np.rot90(resized.to_ndarray(), turns)) if turns else resized.to_ndarray()
 
 
 def _target(height: int, width: int, settings: FrameSettings, factor: int, path: Path) -> tuple[int, int]:

@@ -3,24 +3,18 @@
 Input: the content of comparison.json and a few clips' frames. Output: report.html.
 """
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
-from PIL import Image
 
-from rbft_trl.data.jsonl import write_text
 from rbft_trl.evidence.conclusion import draw_mean, percent, signed_points
 from rbft_trl.evidence.metrics import INVALID
+from rbft_trl.evidence.page import encode_strip, write_page
 
-TEMPLATE = Path(__file__).with_name("report.html")
 MATRIX_UP_TO = 30  # classes; larger matrices are told as their most frequent confusions
-STRIP_FRAMES, STRIP_HEIGHT, GAP = 8, 112, 2  # frames and pixels
 LEFT, RIGHT, TOP, BOTTOM = 36, 314, 6, 126  # the drawing area of a chart in report.html
 MORE = {
     "invalid %": "invalid_rate",
@@ -42,10 +36,7 @@ def build_report(comparison: dict[str, Any], out: str | Path, *, strips: Sequenc
             if known, `reason` and `shown`.
         note (`str`): What holds whatever the figures say; stands below the sentence.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    html = page.render(view(comparison, strips=strips, note=note))
-    write_text(out, html.encode("utf-8", "replace").decode("utf-8"))  # a model may write half a surrogate pair
+    write_page("report.html", out, view(comparison, strips=strips, note=note))
 
 
 def view(comparison: dict[str, Any], *, strips: Sequence[dict[str, Any]], note: str) -> dict[str, Any]:
@@ -186,24 +177,6 @@ def strip_view(strip: dict[str, Any]) -> dict[str, Any]:
         "shown": bool(strip.get("shown")),
         "png": encode_strip(strip["frames"]),
     }
-
-
-def encode_strip(frames: np.ndarray) -> str:
-    """At most 8 frames, evenly chosen, side by side and at most 112 pixels high, as base64 of a PNG.
-
-    Args:
-        frames (`np.ndarray` uint8 `[T, H, W, 3]`): RGB.
-    """
-    assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[0] > 0, (frames.dtype, frames.shape)
-    chosen = np.linspace(0, len(frames) - 1, min(len(frames), STRIP_FRAMES)).round().astype(int)
-    height = min(STRIP_HEIGHT, frames.shape[1])
-    width = max(1, round(frames.shape[2] * height / frames.shape[1]))
-    picture = Image.new("RGB", ((width + GAP) * len(chosen) - GAP, height), (128, 128, 128))
-    for place, index in enumerate(chosen):
-        picture.paste(Image.fromarray(frames[index]).resize((width, height)), (place * (width + GAP), 0))
-    stream = io.BytesIO()
-    picture.save(stream, format="PNG", optimize=True)
-    return base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def _mean_figure(values: Sequence[float | None], title: str) -> str:

@@ -13,7 +13,7 @@ import torch
 from transformers import ProcessorMixin
 
 from rbft_trl.data.task import TaskCard
-from rbft_trl.data.video import Clip, ClipError, FrameSettings, clip_shape, read_clip
+from rbft_trl.data.video import Clip, FrameSettings, read_row
 from rbft_trl.model.loading import frame_factor
 
 Row = dict[str, Any]
@@ -66,6 +66,8 @@ class ClipCollator:
         labels = torch.full_like(batch["input_ids"], IGNORED)
         for i, (sequence, length) in enumerate(zip(sequences, answers, strict=True)):
             labels[i, len(sequence) - length : len(sequence)] = torch.tensor(sequence[-length:])
+        if "weight" in rows[0]:  # class_balance: weights
+            batch["loss_weights"] = torch.tensor([row["weight"] for row in rows])
         return batch | {"labels": labels}
 
     def prompts(
@@ -82,25 +84,21 @@ class ClipCollator:
         sequences = [h + self.encode(t) + self.after_ids for h, t in zip(heads, texts, strict=True)]
         return batch | self._pad(sequences, side="left")
 
-    def count_tokens(self, rows: Sequence[Row]) -> list[int]:
-        """Tokens of training rows, video and text together, from the files' headers: nothing is decoded."""
-        shapes = self.check_headers(rows)
-        heads = {shape: len(self._clips([{}], [_blank(shape)])[1][0]) for shape in set(shapes.values())}
+    def count_tokens(self, rows: Sequence[Row], shapes: Sequence[Sequence[int]]) -> list[int]:
+        """Tokens of training rows, video and text together; nothing is decoded.
+
+        Args:
+            rows (`Sequence[Row]`): What would be trained.
+            shapes (`Sequence[Sequence[int]]`): Frames, height and width of each row's clip, from the manifest.
+        """
+        heads = {shape: len(self._clips([{}], [_blank(shape)])[1][0]) for shape in {tuple(shape) for shape in shapes}}
         text = len(self.after_ids) + 1
         return [
-            heads[shapes[_clip_of(row)]]
+            heads[tuple(shape)]
             + text
-            + len(self.encode(self.prompt_text(row)))
-            + len(self.encode(self.answer_text(row)))
-            for row in rows
+            + sum(len(self.encode(t)) for t in (self.prompt_text(row), self.answer_text(row)))
+            for row, shape in zip(rows, shapes, strict=True)
         ]
-
-    def check_headers(self, rows: Sequence[Row]) -> dict[tuple[Any, ...], tuple[int, int, int]]:
-        """Frames, height and width of every clip, from its header; a file that is no clip raises `ClipError`."""
-        return {
-            clip: clip_shape(self.root / clip[0], self.frames, factor=self.factor, start=clip[1], end=clip[2])
-            for clip in dict.fromkeys(_clip_of(row) for row in rows)
-        }
 
     def encode(self, text: str) -> list[int]:
         """Token ids of text that may hold anything, never a special token."""
@@ -154,8 +152,7 @@ class ClipCollator:
 
     def read_row(self, row: Row) -> Clip:
         """Reads a row's clip with the one reader; a bad clip raises `ClipError`, it is never replaced."""
-        video, start, end = _clip_of(row)
-        return read_clip(self.root / video, self.frames, factor=self.factor, start=start, end=end)
+        return read_row(row, root=self.root, frames=self.frames, factor=self.factor)
 
     def _pad(self, sequences: list[list[int]], *, side: str) -> dict[str, torch.Tensor]:
         longest = max(len(s) for s in sequences)
@@ -168,33 +165,6 @@ class ClipCollator:
             mask[i, place] = 1
         types = (ids == self.processor.video_token_id).long() * self._type_of_video
         return {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
-
-
-class ClipBatches(torch.utils.data.Dataset):
-    """Fixed batches of rows with their clips read, for a `DataLoader(batch_size=None)` with workers.
-
-    Item i is `(i, [(row, Clip or ClipError), ...])`: a bad clip is handed on, its user decides.
-    """
-
-    def __init__(self, collator: ClipCollator, batches: dict[int, list[Row]]) -> None:
-        self.collator, self.batches, self.keys = collator, batches, list(batches)
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, index: int) -> tuple[int, list[tuple[Row, Clip | ClipError]]]:
-        key = self.keys[index]
-        return key, [(row, self._read(row)) for row in self.batches[key]]
-
-    def _read(self, row: Row) -> Clip | ClipError:
-        try:
-            return self.collator.read_row(row)
-        except ClipError as error:
-            return error
-
-
-def _clip_of(row: Row) -> tuple[str, float | None, float | None]:
-    return row["video"], row.get("start"), row.get("end")
 
 
 def _blank(shape: tuple[int, int, int]) -> Clip:

@@ -178,13 +178,19 @@ def prepare_for_training(model: PreTrainedModel, args: AdapterArguments, *, adap
         for name, parameter in model.named_parameters():
             if part_of(name) not in args.train_parts:
                 parameter.requires_grad_(False)
-    elif args.use_peft:
-        model = get_peft_model(model, _lora_config(model, args))
     else:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(part_of(name) in args.train_parts)
+        model = mark_trained(model, args)
     print(trained_parts_table(model))
     cut_graph_of_frozen_parts(model)
+    return model
+
+
+def mark_trained(model: PreTrainedModel, args: AdapterArguments) -> nn.Module:
+    """A new LoRA on the parts that are trained, or these parts themselves; works on the meta device too."""
+    if args.use_peft:
+        return get_peft_model(model, _lora_config(model, args))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name) in args.train_parts)
     return model
 
 

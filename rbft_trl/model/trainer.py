@@ -3,13 +3,14 @@
 `RationaleTrainer` is stage 1, `LabelTrainer` is stage 2 and direct SFT; they differ in name, tags and what they log.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, get_scheduler
 from trl import SFTTrainer
 
@@ -41,9 +42,13 @@ def check_optimizer(args: TrainingArguments) -> None:
     except (ImportError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"optim '{args.optim}' with lr_scheduler_type '{args.lr_scheduler_type}' cannot be made: {said}; choose "
-            "others, or correct their options"
+            f"optim '{_word(args.optim)}' with lr_scheduler_type '{_word(args.lr_scheduler_type)}' cannot be made: "
+            f"{said}; choose others, or correct their options"
         ) from error
+
+
+def _word(choice: Any) -> str:
+    return str(getattr(choice, "value", choice))
 
 
 class VideoSFTTrainer(SFTTrainer):
@@ -56,12 +61,13 @@ class VideoSFTTrainer(SFTTrainer):
     _tag_names = ["trl", "sft", "rbft", "video-classification"]
     score_validation: Scorer | None = None
     presentations = 0
+    row_weights: list[float] | None = None
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["id", "video", "label", "target", "text"]
+        self._signature_columns = ["id", "video", "label", "target", "text", "weight"]
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         """All validation clips: `dataloader_drop_last` is about training batches, upstream drops clips here too."""
@@ -95,10 +101,17 @@ class VideoSFTTrainer(SFTTrainer):
         ]
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Counts the clips that were shown, then leaves the loss to TRL."""
+        """Counts the clips that were shown, weighs rows where the collator says so, then leaves the loss to TRL."""
         if self.model.training:
             self.presentations += len(inputs["input_ids"]) * self.accelerator.num_processes
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        weights = inputs.pop("loss_weights", None)
+        weighed = model if weights is None else _Weighed(model, weights)
+        return super().compute_loss(weighed, inputs, *args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if self.row_weights is None:
+            return super()._get_train_sampler(train_dataset)
+        return WeightedSampler(self.row_weights, seed=self.args.seed)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Adds the accuracy of the one label scorer to TRL's evaluation loss, so the best checkpoint can follow it."""
@@ -117,6 +130,37 @@ class VideoSFTTrainer(SFTTrainer):
         self.model.train(was_training)
         assert right.keys() == {row["id"] for row in rows}, "every validation clip is scored exactly once"
         return sum(right.values()) / len(right)
+
+
+class _Weighed:
+    """A model whose token log-probabilities are multiplied by a weight per row, `[B]`; TRL sums them to the loss."""
+
+    def __init__(self, model: torch.nn.Module, weights: torch.Tensor) -> None:
+        self.model, self.weights = model, weights
+
+    def __call__(self, **inputs: Any) -> Any:
+        out = self.model(**inputs)
+        out.log_probs = out.log_probs * self.weights.to(out.log_probs)[:, None]
+        return out
+
+
+class WeightedSampler(Sampler[int]):
+    """As many rows per epoch as there are, drawn with replacement by weight; an epoch's order depends on its number
+    alone, so that a resumed run goes on with the same rows."""
+
+    def __init__(self, weights: list[float], *, seed: int) -> None:
+        self.weights, self.seed, self.epoch = torch.tensor(weights, dtype=torch.float64), seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Accelerate calls this before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return iter(torch.multinomial(self.weights, len(self), replacement=True, generator=generator).tolist())
 
 
 class KeepPresentations(TrainerCallback):

@@ -1,0 +1,210 @@
+"""The first command on one's own clips: what is wrong with them, what there is, one training example as it will be.
+
+Input: a task card, or a recipe, or with --init a folder. Output: check.json and check.html; no weights, no GPU.
+Command: python rbft_trl/check.py recipes/tasks/my_task.yaml
+"""
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rbft_trl.configs import (
+    AdapterArguments,
+    DataArguments,
+    EvalArguments,
+    ModelArguments,
+    RationaleArguments,
+    StageArguments,
+)
+from rbft_trl.data.draft import draft_card
+from rbft_trl.data.jsonl import make_folder, write_json, write_text
+from rbft_trl.data.manifest import Entry, read_manifest
+from rbft_trl.data.rows import check_inside, load_rows
+from rbft_trl.data.source import SPLITS
+from rbft_trl.data.task import TaskCard
+from rbft_trl.errors import UserError, run_entry
+from rbft_trl.evidence.findings import Finding, find_all, overview
+from rbft_trl.evidence.page import encode_strip, write_page
+from rbft_trl.model.loading import check_model_arguments, frame_factor, load_processor
+from rbft_trl.preview import budget_of, example_of, parts_of
+from rbft_trl.recipe import parse_recipe
+from rbft_trl.stage_rows import training_rows
+from rbft_trl.start import Row, open_task
+from rbft_trl.training_config import TrainingConfig
+from rbft_trl.yaml_file import read_mapping
+
+STAGE = (DataArguments, ModelArguments, AdapterArguments, StageArguments, TrainingConfig)
+KINDS = {"labels": (), "target": STAGE, "output_file": (DataArguments, ModelArguments, RationaleArguments)}
+CHARTS = {
+    "seconds": "length in s",
+    "fps": "frames per second",
+    "height": "height in pixels",
+    "frames": "frames sampled",
+}
+FACTOR = 28  # of Qwen2-VL; a recipe's base says its own
+BINS = 24
+
+
+def main(argv: list[str]) -> int:
+    """Checks; returns the number of errors."""
+    args, overrides = parse(argv)
+    if args.init:
+        return write_draft(args.init, args.card)
+    data, rest = read_recipe([args.file, *overrides])
+    out = make_folder(args.report_dir)
+    card = TaskCard.from_yaml(data.task)
+    if card.data is None:
+        raise UserError(f"{card.path}: 'data' is missing; name the folder of the clips as data.root")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        rows = load_rows(card)
+    check_inside(rows, card.data.root, card.data.within)
+    base = rest[0] if rest else None
+    if base is not None:
+        check_model_arguments(base, use_cpu=True)
+    factor = frame_factor(load_processor(base.model_name_or_path, base.model_revision)) if base is not None else FACTOR
+    manifest = read_manifest(rows, card.data.root, data.frames(), factor=factor)
+    found = find_all(card, rows, manifest, leave_out=data.on_bad_clip == "leave_out")
+    found += [Finding("warning", "note", str(w.message)) for w in told if issubclass(w.category, UserWarning)]
+    view: dict[str, Any] = {"example": None, "strip": None, "budget": None, "parts": None}
+    if len(rest) == len(STAGE) - 1 and not any(finding.level == "error" for finding in found):
+        view = preview(data, *rest)
+        found += too_long(view["budget"])
+    errors = sum(finding.level == "error" for finding in found)
+    report: dict[str, Any] = {"task": card.name, "errors": errors, "findings": [f.to_dict() for f in found]}
+    report |= overview(card, rows, manifest) | {"budget": view["budget"], "parts": view["parts"]}
+    write_json(out / "check.json", report)
+    good = [manifest[row["id"]] for row in rows if manifest[row["id"]]["reason"] is None]
+    write_page("check.html", out / "check.html", report | page_of(report, rows, good) | view)
+    tell(report, found, view, out)
+    return errors
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The command line, and the overrides of a recipe."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", help="a task card, or a recipe; then any --key value of the recipe")
+    parser.add_argument("--init", type=Path, help="a folder of clips: write the first draft of its task card")
+    parser.add_argument("--card", type=Path, help="where --init writes it [recipes/tasks/FOLDER.yaml]")
+    parser.add_argument("--report_dir", type=Path, default=Path("outputs/check"), help="[outputs/check]")
+    args, overrides = parser.parse_known_args(argv)
+    if (args.file is None) == (args.init is None):
+        raise UserError("name a task card or a recipe, or a folder of clips with --init")
+    if args.init is None and args.card is not None:
+        raise UserError(f"--card '{args.card}' says where --init writes; name the folder with --init")
+    return args, overrides
+
+
+def read_recipe(argv: list[str]) -> tuple[DataArguments, tuple[Any, ...]]:
+    """The data options, and the recipe's other groups; a bare card has the default frames and no others."""
+    path = Path(argv[0])
+    raw = read_mapping(path, what="card or recipe", example="recipes/README.md lists those to copy")
+    if "labels" in raw:
+        return parse_recipe(["--task", *argv], DataArguments)[0], ()
+    if "arms" in raw or "stage1" in raw:
+        raise UserError(f"'{path}' compares recipes; check one of those that it names")
+    groups = next((KINDS[key] for key in KINDS if key in raw), (DataArguments, ModelArguments, EvalArguments))
+    data, *rest = parse_recipe(argv, *groups)
+    return data, tuple(rest)
+
+
+def write_draft(folder: Path, card: Path | None) -> int:
+    """Writes the first draft of a card; an existing file is never overwritten."""
+    card = card or Path("recipes/tasks") / f"{folder.resolve().name}.yaml"
+    if card.exists():
+        raise UserError(f"the card '{card}' exists; name another with --card, or delete it")
+    write_text(card, draft_card(folder, root=str(folder.resolve())))
+    print(f"wrote '{card}'; replace every TODO in it, then: python rbft_trl/check.py {card}")
+    return 0
+
+
+def preview(
+    data: DataArguments,
+    base: ModelArguments,
+    adapters: AdapterArguments,
+    stage: StageArguments,
+    training: TrainingConfig,
+) -> dict[str, Any]:
+    """What a training recipe would do: one example, batch and steps, trained parameters by part."""
+    task = open_task(data, base)
+    train = training_rows(task, stage)
+    example = example_of(task, train[0], stage)
+    return {
+        "example": example,
+        "strip": encode_strip(example["frames"]),
+        "budget": budget_of(task, train, training, stage),
+        "parts": parts_of(base, adapters),
+    }
+
+
+def too_long(budget: dict[str, Any]) -> list[Finding]:
+    """Rows that training would refuse."""
+    if not budget["too_long"]:
+        return []
+    message = f"{budget['too_long']} rows have more than max_length = {budget['max_length']} tokens; raise it"
+    return [Finding("error", "too_many_tokens", message)]
+
+
+def page_of(report: dict[str, Any], rows: list[Row], good: list[Entry]) -> dict[str, Any]:
+    """What the page shows beside check.json: bars and histograms as coordinates, and one sentence."""
+    splits = report["splits"]
+    names = list(splits["train"]["classes"])
+    totals = {name: sum(splits[split]["classes"][name] for split in SPLITS) for name in names}
+    most = max([1, *totals.values()])
+    charts = []
+    for key, title in CHARTS.items():
+        values = [entry["shape"][0] if key == "frames" else entry[key] for entry in good]
+        if values:
+            charts.append(histogram(values) | {"title": title, "median": f"{float(np.median(values)):g}"})
+    classes = [
+        (name, [splits[split]["classes"][name] for split in SPLITS], round(100 * totals[name] / most, 1))
+        for name in names
+    ]
+    return {"classes": classes, "charts": charts, "sentence": sentence(report, len(rows))}
+
+
+def histogram(values: list[float]) -> dict[str, Any]:
+    """Bars of a chart 320 wide and 150 high."""
+    counts, edges = np.histogram(values, bins=BINS)
+    width, tallest = 300 / BINS, max(counts)
+    bars = [
+        (round(10 + i * width, 1), round(126 - 116 * c / tallest, 1), round(width - 1, 1), round(116 * c / tallest, 1))
+        for i, c in enumerate(counts.tolist())
+    ]
+    return {"bars": bars, "low": f"{edges[0]:.3g}", "high": f"{edges[-1]:.3g}"}
+
+
+def sentence(report: dict[str, Any], clips: int) -> str:
+    """Whether a run would start."""
+    warned = len(report["findings"]) - report["errors"]
+    words = f"{clips:,} clips, {report['errors']} errors, {warned} warnings: "
+    return words + ("a run would stop." if report["errors"] else "a run would start.")
+
+
+def tell(report: dict[str, Any], found: list[Finding], view: dict[str, Any], out: Path) -> None:
+    """Prints the findings, what there is, and where the page lies."""
+    for finding in found:
+        print(f"{finding.level}: {finding.kind}: {finding.message}", file=sys.stderr)
+    for split, counts in report["splits"].items():
+        each = ", ".join(f"{name} {count}" for name, count in counts["classes"].items())
+        print(f"{split}: {counts['clips']} clips of {counts['sources']} sources: {each}, pool {counts['pool']}")
+    for key, title in CHARTS.items():
+        if key in report:
+            low, _, median, _, high = report[key]
+            print(f"{title}: {low:g} to {high:g}, median {median:g}")
+    if report["test_shows"] is not None:
+        print(f"the test split shows differences from about {report['test_shows']} points on")
+    if view["budget"]:
+        budget = view["budget"]
+        print(f"batch {budget['batch']} ({budget['batch_is']}), {budget['steps_per_epoch']} steps per epoch,")
+        print(f"{budget['steps']} steps in all; {budget['tokens'][0]} to {budget['tokens'][4]} tokens per row")
+        print(view["parts"])
+    print(f"{sentence(report, sum(s['clips'] for s in report['splits'].values()))} page: {out / 'check.html'}")
+
+
+if __name__ == "__main__":
+    run_entry(lambda argv: sys.exit(1 if main(argv) else 0))

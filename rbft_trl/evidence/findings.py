@@ -1,0 +1,174 @@
+"""What is wrong or worth knowing in a data set: pure functions on rows and the manifest, all findings at once.
+
+Input: the card, its rows, the manifest. Output: `Finding`s, and the distributions that check.json holds.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rbft_trl.data.draft import DRAFT
+from rbft_trl.data.manifest import Entry
+from rbft_trl.data.source import SPLITS
+from rbft_trl.data.task import TaskCard, normalise
+from rbft_trl.errors import quoted
+from rbft_trl.evidence.stats import detectable_from_clips
+
+Row = dict[str, Any]
+QUANTILES = [0, 0.25, 0.5, 0.75, 1]
+UNEVEN = 10  # largest class / smallest class from which balance is worth a word
+DISCORDANCE = 0.25  # share of clips on which two models disagree; usual for fine-tunings of one base
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Args:
+        level (`str`): `error` (a run would stop), or `warning`.
+        kind (`str`): What it is, in a word, e.g. `truncated`, `leak`.
+        message (`str`): One sentence with values and the way out.
+        ids (`list[str]`): Every clip that it is about.
+    """
+
+    level: str
+    kind: str
+    message: str
+    ids: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For check.json."""
+        return asdict(self)
+
+
+def find_all(card: TaskCard, rows: list[Row], manifest: dict[str, Entry], *, leave_out: bool = False) -> list[Finding]:
+    """Every finding, errors first.
+
+    Args:
+        card (`TaskCard`): Labels and definitions.
+        rows (`list[dict]`): All rows, before any draw.
+        manifest (`dict[str, dict]`): What is known of each clip, by id.
+        leave_out (`bool`, *optional*): Whether clips that cannot be read are left out instead of an error.
+    """
+    readable = [row for row in rows if manifest[row["id"]]["reason"] is None]
+    found = [
+        *_unreadable(rows, manifest, leave_out=leave_out),
+        *_groups(rows),
+        *_copies(readable, manifest),
+        *_classes(card, readable),
+        *_labels(card),
+    ]
+    return sorted(found, key=lambda finding: finding.level)
+
+
+def _unreadable(rows: list[Row], manifest: dict[str, Entry], *, leave_out: bool) -> Iterator[Finding]:
+    by_reason: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if (reason := manifest[row["id"]]["reason"]) is not None:
+            by_reason[reason].append(row)
+    for reason, bad in sorted(by_reason.items()):
+        detail = manifest[bad[0]["id"]]["detail"]
+        message = f"{len(bad)} clips cannot be read, e.g. '{bad[0]['video']}': {detail}"
+        yield Finding("warning" if leave_out else "error", reason, message, [row["id"] for row in bad])
+    if damaged := [row for row in rows if manifest[row["id"]].get("lost")]:
+        lost = manifest[damaged[0]["id"]]["lost"]
+        message = f"{len(damaged)} clips are damaged but used, e.g. '{damaged[0]['video']}' without {lost} frames"
+        yield Finding("warning", "damaged_but_used", message, [row["id"] for row in damaged])
+
+
+def _groups(rows: list[Row]) -> Iterator[Finding]:
+    members: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        members[row["group"]].append(row)
+    for group, inside in members.items():
+        if len(splits := {row["split"] for row in inside}) > 1:
+            message = f"the clips of group '{group}' are in {' and '.join(sorted(splits))}; move them into one split"
+            yield Finding("error", "leak", message, [row["id"] for row in inside])
+
+
+def _copies(rows: list[Row], manifest: dict[str, Entry]) -> Iterator[Finding]:
+    """The same file, or the same pictures in another file, more than once."""
+    for key, what in (("file", "the same file"), ("content", "the same pictures in different files")):
+        copies: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+        for row in rows:
+            copies[(manifest[row["id"]][key], *((row["start"], row["end"]) if key == "file" else ()))].append(row)
+        for same in copies.values():
+            files = {manifest[row["id"]]["file"] for row in same}
+            if len(same) < 2 or (key == "content" and len(files) == 1):
+                continue
+            level = "error" if key == "file" else "warning"
+            names, ids = quoted([row["video"] for row in same]), [row["id"] for row in same]
+            labels = sorted({row["label"] for row in same if row["label"] is not None})
+            if len(splits := sorted({row["split"] for row in same})) > 1:
+                yield Finding(level, "leak", f"{names} are {what}, in {' and '.join(splits)}; keep one of them", ids)
+            if len(labels) > 1:
+                message = f"{names} are {what}, with labels {quoted(labels)}; keep the right one"
+                yield Finding(level, "conflicting_labels", message, ids)
+            if len(splits) == 1 and len(labels) <= 1:
+                yield Finding("warning", "duplicate", f"{names} are {what}; keep one of them", ids)
+
+
+def _classes(card: TaskCard, rows: list[Row]) -> Iterator[Finding]:
+    for split in SPLITS:
+        counts = Counter(row["label"] for row in rows if row["split"] == split and row["label"] is not None)
+        empty = [name for name in card.names if not counts[name]]
+        if empty and (counts or split == "train"):
+            level = "error" if split == "train" else "warning"
+            yield Finding(level, "empty_class", f"{quoted(empty)} have no readable {split} clip; add some")
+        if len(counts) == 1:
+            yield Finding("warning", "one_class", f"the {split} split holds '{next(iter(counts))}' only; add others")
+        if not counts and split != "train":
+            yield Finding("warning", "empty_split", f"there is no labelled {split} clip, so nothing is measured on it")
+        most, least = max(counts.values(), default=0), min(counts.values(), default=0)
+        if split == "train" and least and most >= UNEVEN * least:
+            rarest = min(counts, key=counts.__getitem__)
+            message = f"classes are uneven: {most} clips of the largest, {least} of '{rarest}'; see class_balance"
+            yield Finding("warning", "uneven", message)
+
+
+def _labels(card: TaskCard) -> Iterator[Finding]:
+    for name in card.names:
+        longer = [other for other in card.names if other != name and normalise(other).startswith(normalise(name))]
+        if longer:
+            message = f"the label '{name}' begins {quoted(longer)}; their scores are right, but people mix them up"
+            yield Finding("warning", "prefix", message)
+    drafts = {
+        "question": card.question,
+        "role": card.role,
+        **{f"label '{n}'": text for n, text in card.labels.items()},
+    }
+    if unwritten := [what for what, text in drafts.items() if text.startswith(DRAFT)]:
+        yield Finding("warning", "draft", f"still {DRAFT} in {card.path}: {', '.join(unwritten)}; write them")
+
+
+def overview(card: TaskCard, rows: list[Row], manifest: dict[str, Entry]) -> dict[str, Any]:
+    """Counts and distributions: what there is, for people and check.json.
+
+    Returns:
+        `dict`: `splits` (clips, pool, sources and clips per class of each split), quantiles (0, 25, 50, 75, 100 %) of
+        `seconds`, `fps`, `height`, `width` and `frames` as the model sees them, `codecs`, and `test_shows`: the
+        smallest difference in points that the sources of the test split show with 80 % power.
+    """
+    good = [manifest[row["id"]] for row in rows if manifest[row["id"]]["reason"] is None]
+    splits = {}
+    for split in SPLITS:
+        inside = [row for row in rows if row["split"] == split]
+        counts = Counter(row["label"] for row in inside)
+        splits[split] = {
+            "clips": len(inside),
+            "pool": counts[None],
+            "sources": len({row["group"] for row in inside}),
+            "classes": {name: counts[name] for name in card.names},
+        }
+    tested = splits["test"]["sources"]
+    values = {key: [entry[key] for entry in good] for key in ("seconds", "fps", "height", "width")}
+    values["frames"] = [entry["shape"][0] for entry in good]
+    return {
+        "splits": splits,
+        **{key: np.quantile(value, QUANTILES).round(3).tolist() for key, value in values.items() if value},
+        "codecs": dict(Counter(entry["codec"] for entry in good).most_common()),
+        "test_shows": round(detectable_from_clips(tested, DISCORDANCE), 1) if tested else None,
+    }
