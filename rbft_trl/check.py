@@ -12,14 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rbft_trl.configs import (
-    AdapterArguments,
-    DataArguments,
-    EvalArguments,
-    ModelArguments,
-    RationaleArguments,
-    StageArguments,
-)
+from rbft_trl.configs import DataArguments
 from rbft_trl.data.draft import draft_card
 from rbft_trl.data.jsonl import make_folder, write_json, write_text
 from rbft_trl.data.manifest import Entry, read_manifest
@@ -28,24 +21,15 @@ from rbft_trl.data.source import SPLITS
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.findings import Finding, find_all, overview
-from rbft_trl.evidence.page import encode_strip, write_page
-from rbft_trl.model.loading import check_model_arguments, frame_factor, load_processor
-from rbft_trl.preview import budget_of, example_of, parts_of
+from rbft_trl.evidence.page import encode_strip, save_strip, write_page
 from rbft_trl.recipe import parse_recipe
-from rbft_trl.stage_rows import training_rows
-from rbft_trl.start import Row, open_task
-from rbft_trl.training_config import TrainingConfig
 from rbft_trl.yaml_file import read_mapping
 
-STAGE = (DataArguments, ModelArguments, AdapterArguments, StageArguments, TrainingConfig)
-KINDS = {"labels": (), "target": STAGE, "output_file": (DataArguments, ModelArguments, RationaleArguments)}
-CHARTS = {
-    "seconds": "length in s",
-    "fps": "frames per second",
-    "height": "height in pixels",
-    "frames": "frames sampled",
-}
+Row = dict[str, Any]
+CHARTS = {"seconds": "length in s", "fps": "frames per second", "height": "height in pixels"}
+CHARTS |= {"frames": "frames sampled"}
 FACTOR = 28  # of Qwen2-VL; a recipe's base says its own
+NOTHING: dict[str, Any] = {"example": None, "strip": None, "budget": None, "parts": None}
 BINS = 24
 
 
@@ -54,7 +38,7 @@ def main(argv: list[str]) -> int:
     args, overrides = parse(argv)
     if args.init:
         return write_draft(args.init, args.card)
-    data, rest = read_recipe([args.file, *overrides])
+    data, recipe = read_file([args.file, *overrides])
     out = make_folder(args.report_dir)
     card = TaskCard.from_yaml(data.task)
     if card.data is None:
@@ -63,16 +47,15 @@ def main(argv: list[str]) -> int:
         warnings.simplefilter("always")
         rows = load_rows(card)
     check_inside(rows, card.data.root, card.data.within)
-    base = rest[0] if rest else None
-    if base is not None:
-        check_model_arguments(base, use_cpu=True)
-    factor = frame_factor(load_processor(base.model_name_or_path, base.model_revision)) if base is not None else FACTOR
+    factor = recipe.factor() if recipe else FACTOR
     manifest = read_manifest(rows, card.data.root, data.frames(), factor=factor)
     found = find_all(card, rows, manifest, leave_out=data.on_bad_clip == "leave_out")
     found += [Finding("warning", "note", str(w.message)) for w in told if issubclass(w.category, UserWarning)]
-    view: dict[str, Any] = {"example": None, "strip": None, "budget": None, "parts": None}
-    if len(rest) == len(STAGE) - 1 and not any(finding.level == "error" for finding in found):
-        view = preview(data, *rest)
+    view = NOTHING
+    if recipe and recipe.trains and not any(finding.level == "error" for finding in found):
+        view = NOTHING | recipe.preview()
+        view["strip"] = encode_strip(view["example"]["frames"])
+        save_strip(view["example"]["frames"], out / "frames.png")
         found += too_long(view["budget"])
     errors = sum(finding.level == "error" for finding in found)
     report: dict[str, Any] = {"task": card.name, "errors": errors, "findings": [f.to_dict() for f in found]}
@@ -99,17 +82,16 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return args, overrides
 
 
-def read_recipe(argv: list[str]) -> tuple[DataArguments, tuple[Any, ...]]:
-    """The data options, and the recipe's other groups; a bare card has the default frames and no others."""
+def read_file(argv: list[str]) -> tuple[DataArguments, Any]:
+    """The data options, and the recipe; a bare card has the default frames and no recipe."""
     path = Path(argv[0])
     raw = read_mapping(path, what="card or recipe", example="recipes/README.md lists those to copy")
-    if "labels" in raw:
-        return parse_recipe(["--task", *argv], DataArguments)[0], ()
-    if "arms" in raw or "stage1" in raw:
-        raise UserError(f"'{path}' compares recipes; check one of those that it names")
-    groups = next((KINDS[key] for key in KINDS if key in raw), (DataArguments, ModelArguments, EvalArguments))
-    data, *rest = parse_recipe(argv, *groups)
-    return data, tuple(rest)
+    if raw.keys() & {"labels", "question", "role", "aspects"}:
+        return parse_recipe(["--task", *argv], DataArguments)[0], None
+    from rbft_trl.preview import Recipe  # here, since it imports TRL: seconds that a bare card need not wait
+
+    recipe = Recipe.read(argv, raw)
+    return recipe.data, recipe
 
 
 def write_draft(folder: Path, card: Path | None) -> int:
@@ -120,25 +102,6 @@ def write_draft(folder: Path, card: Path | None) -> int:
     write_text(card, draft_card(folder, root=str(folder.resolve())))
     print(f"wrote '{card}'; replace every TODO in it, then: python rbft_trl/check.py {card}")
     return 0
-
-
-def preview(
-    data: DataArguments,
-    base: ModelArguments,
-    adapters: AdapterArguments,
-    stage: StageArguments,
-    training: TrainingConfig,
-) -> dict[str, Any]:
-    """What a training recipe would do: one example, batch and steps, trained parameters by part."""
-    task = open_task(data, base)
-    train = training_rows(task, stage)
-    example = example_of(task, train[0], stage)
-    return {
-        "example": example,
-        "strip": encode_strip(example["frames"]),
-        "budget": budget_of(task, train, training, stage),
-        "parts": parts_of(base, adapters),
-    }
 
 
 def too_long(budget: dict[str, Any]) -> list[Finding]:

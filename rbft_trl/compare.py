@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from rbft_trl import eval as evaluation
 from rbft_trl import rationales, sft
+from rbft_trl.browse import mistake_strips, rationale_strips
 from rbft_trl.configs import (
     AdapterArguments,
     CompareArguments,
@@ -150,7 +151,6 @@ class Comparison:
         self.data.shots, shots = None, self.data.shots
         self.task = open_task(self.data, self.base)
         self.data.shots, self.card = shots, self.task.card
-        self.by_id = {row["id"]: row for row in self.task.rows}
         truth = read_jsonl(args.oracle_texts) if args.oracle_texts else []
         self.texts = {row.get("id", ""): row.get("text", "") for row in truth}
         self.classes = {row.get("id", ""): row.get("label") for row in truth}  # of the pool too, where that is known
@@ -236,25 +236,18 @@ def finish(run: Comparison, comparison: dict[str, Any]) -> dict[str, Any]:
     comparison |= summarise(comparison, names=run.card.names)
     write_json(run.out / "comparison.json", comparison)
     report = run.out / "report.html"
-    build_report(comparison, report, strips=strips(run, comparison), note=run.args.note)
+    first = comparison["arms"]["rbft"]["draws"][0]
+    build_report(
+        comparison,
+        report,
+        strips=rationale_strips(run.task, first),
+        mistakes=mistake_strips(run.task, first, run.out / "draw0" / "rbft" / "stage2"),
+        note=run.args.note,
+    )
     print("\n" + comparison["table"])
     print("\n" + comparison["sentence"])
     print(f"\nreport: {report.resolve()}")
     return comparison
-
-
-def strips(run: Comparison, comparison: dict[str, Any], *, most: int = 8) -> list[dict[str, Any]]:
-    """A few rationales of the first draw beside their frames: kept, dropped and unlabelled ones."""
-    samples = read_jsonl(comparison["arms"]["rbft"]["draws"][0]["rationales"])
-    chosen: list[dict[str, Any]] = []
-    for verdict, share in (("kept", most // 2), ("dropped", most // 4), ("unlabelled", most // 4)):
-        chosen += [s for s in samples if s["verdict"] == verdict][:share]
-    collator = run.task.collator()
-    return [
-        {key: sample.get(key) for key in ("id", "label", "text", "verdict", "reason", "shown")}
-        | {"frames": collator.read_row(run.by_id[sample["id"]]).frames}
-        for sample in chosen
-    ]
 
 
 if __name__ == "__main__":

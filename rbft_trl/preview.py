@@ -10,11 +10,73 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from rbft_trl.configs import AdapterArguments, ModelArguments, StageArguments
+from rbft_trl.configs import (
+    AdapterArguments,
+    DataArguments,
+    EvalArguments,
+    ModelArguments,
+    RationaleArguments,
+    StageArguments,
+)
+from rbft_trl.errors import UserError
 from rbft_trl.model.collator import IGNORED, ClipCollator
-from rbft_trl.model.loading import mark_trained, trained_parts_table
-from rbft_trl.start import Row, Task
+from rbft_trl.model.loading import (
+    check_model_arguments,
+    frame_factor,
+    load_processor,
+    mark_trained,
+    trained_parts_table,
+)
+from rbft_trl.recipe import parse_recipe
+from rbft_trl.stage_rows import training_rows
+from rbft_trl.start import Row, Task, open_task
 from rbft_trl.training_config import TrainingConfig
+
+TRAINING = (AdapterArguments, StageArguments, TrainingConfig)
+KINDS = {"target": TRAINING, "output_file": (RationaleArguments,)}
+
+
+class Recipe:
+    """A recipe of any stage, read and checked.
+
+    Args:
+        data (`DataArguments`): What to look at.
+        base (`ModelArguments`): The base.
+        rest (`tuple`): The other groups of options; three for a recipe that trains.
+    """
+
+    def __init__(self, data: DataArguments, base: ModelArguments, *rest: Any) -> None:
+        self.data, self.base, self.rest = data, base, rest
+        self.trains = len(rest) == len(TRAINING)
+
+    @classmethod
+    def read(cls, argv: list[str], raw: dict[str, Any]) -> "Recipe":
+        """Reads a recipe of a training, of stage 0 or of an evaluation: its keys tell which.
+
+        Raises:
+            UserError: if it is none of these, or wrong.
+        """
+        if "stage1" in raw or "arms" in raw:
+            raise UserError(f"'{argv[0]}' compares recipes; check one of those that it names")
+        groups = next((groups for key, groups in KINDS.items() if key in raw), (EvalArguments,))
+        recipe = cls(*parse_recipe(argv, DataArguments, ModelArguments, *groups))
+        check_model_arguments(recipe.base, use_cpu=True)
+        return recipe
+
+    def factor(self) -> int:
+        """Both sides of a frame are multiples of this."""
+        return frame_factor(load_processor(self.base.model_name_or_path, self.base.model_revision))
+
+    def preview(self) -> dict[str, Any]:
+        """One example, batch and steps, trained parameters by part."""
+        adapters, stage, training = self.rest
+        task = open_task(self.data, self.base)
+        train = training_rows(task, stage)
+        return {
+            "example": example_of(task, train[0], stage),
+            "budget": budget_of(task, train, training, stage),
+            "parts": parts_of(self.base, adapters),
+        }
 
 
 def example_of(task: Task, row: Row, stage: StageArguments) -> dict[str, Any]:

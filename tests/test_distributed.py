@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from rbft_trl import eval as evaluation
-from rbft_trl import rationales, sft
+from rbft_trl import predict, rationales, sft
 from rbft_trl.data.jsonl import read_jsonl
 from tests.helpers import REPOSITORY, toy_recipe
 
@@ -132,3 +132,17 @@ def test_training_on_two_processes_equals_one(toy_set: tuple, smoke_base: Path, 
     assert losses[0] == pytest.approx(losses[1], abs=2e-4)  # logged with four digits
     accuracies = [[e["eval_accuracy"] for e in record["curves"] if "eval_accuracy" in e] for record in (one, two)]
     assert accuracies[0] == accuracies[1] and one["presentations"] == two["presentations"] == 12
+
+
+def test_prediction_on_two_processes_equals_one(toy_set: tuple, smoke_base: Path, tmp_path: Path) -> None:
+    quick = {"max_steps": 1, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    sft.main([toy_recipe("direct", tmp_path, toy_set[0], smoke_base, output_dir=tmp_path / "run", **quick)])
+    clips = [str(path) for path in sorted((toy_set[1] / "clips").iterdir())[:7]]
+    command = [*clips, "--model", str(tmp_path / "run"), "--use_cpu", "--batch_size", "2", "--output"]
+    one = predict.main([*command, str(tmp_path / "one.jsonl")])
+    expect_two(launch(tmp_path, "predict", *command, str(tmp_path / "two.jsonl")))
+    two = read_jsonl(tmp_path / "two.jsonl")
+    assert [row["clip"] for row in one] == [row["clip"] for row in two] == clips
+    for a, b in zip(one, two, strict=True):
+        assert a["label"] == b["label"] and a["scores"] == pytest.approx(b["scores"], abs=1e-5)
+    assert not list(tmp_path.glob("*.part"))

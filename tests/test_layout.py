@@ -33,7 +33,8 @@ ALLOWED = {
     "batches": {"errors", "data", "model"},
     "classifier": {"errors", "data", "configs", "model", "evidence"},
     "stage_rows": {"errors", "data", "configs", "model", "evidence", "start"},
-    "preview": {"errors", "data", "configs", "training_config", "model", "start"},
+    "browse": {"errors", "data", "configs", "model", "evidence", "classifier", "start"},
+    "preview": {"errors", "data", "configs", "training_config", "recipe", "model", "start", "stage_rows"},
 }
 ENTRIES = {"sft", "rationales", "eval", "compare", "predict", "check", "app"}
 ALLOWED |= {entry: {*ALLOWED, *(ENTRIES - {"compare"} if entry == "compare" else ())} for entry in ENTRIES}

@@ -28,7 +28,19 @@ def write_page(template: str, out: str | Path, view: dict[str, Any]) -> None:
 
 
 def encode_strip(frames: np.ndarray) -> str:
-    """At most 8 frames, evenly chosen, side by side and at most 112 pixels high, as base64 of a PNG.
+    """`strip` as base64 of a PNG."""
+    stream = io.BytesIO()
+    strip(frames).save(stream, format="PNG", optimize=True)
+    return base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def save_strip(frames: np.ndarray, path: Path) -> None:
+    """`strip` as a PNG file."""
+    strip(frames).save(path, format="PNG", optimize=True)
+
+
+def strip(frames: np.ndarray) -> Image.Image:
+    """At most 8 frames, evenly chosen, side by side and at most 112 pixels high.
 
     Args:
         frames (`np.ndarray` uint8 `[T, H, W, 3]`): RGB.
@@ -40,6 +52,4 @@ def encode_strip(frames: np.ndarray) -> str:
     picture = Image.new("RGB", ((width + GAP) * len(chosen) - GAP, height), (128, 128, 128))
     for place, index in enumerate(chosen):
         picture.paste(Image.fromarray(frames[index]).resize((width, height)), (place * (width + GAP), 0))
-    stream = io.BytesIO()
-    picture.save(stream, format="PNG", optimize=True)
-    return base64.b64encode(stream.getvalue()).decode("ascii")
+    return picture

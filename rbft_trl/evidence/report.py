@@ -26,7 +26,14 @@ MORE = {
 }
 
 
-def build_report(comparison: dict[str, Any], out: str | Path, *, strips: Sequence[dict[str, Any]], note: str) -> None:
+def build_report(
+    comparison: dict[str, Any],
+    out: str | Path,
+    *,
+    strips: Sequence[dict[str, Any]],
+    note: str,
+    mistakes: Sequence[dict[str, Any]] = (),
+) -> None:
     """Writes the report.
 
     Args:
@@ -34,12 +41,21 @@ def build_report(comparison: dict[str, Any], out: str | Path, *, strips: Sequenc
         out (`Path`): The HTML file.
         strips (`list[dict]`): Rationales to show: `id, label, text, verdict, frames` (uint8 `[T, H, W, 3]` RGB) and,
             if known, `reason` and `shown`.
+        mistakes (`list[dict]`, *optional*): Test clips to look at: `id, label, prediction, why, scores` (the best, as
+            pairs), `text` (what the model writes about the clip), `concludes` (the label of its last line, or None)
+            and `frames`.
         note (`str`): What holds whatever the figures say; stands below the sentence.
     """
-    write_page("report.html", out, view(comparison, strips=strips, note=note))
+    write_page("report.html", out, view(comparison, strips=strips, mistakes=mistakes, note=note))
 
 
-def view(comparison: dict[str, Any], *, strips: Sequence[dict[str, Any]], note: str) -> dict[str, Any]:
+def view(
+    comparison: dict[str, Any],
+    *,
+    strips: Sequence[dict[str, Any]],
+    note: str,
+    mistakes: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
     """What the template shows, as text and coordinates."""
     arms, pairs = comparison["arms"], comparison.get("pairs", [])
     draws = max(len(entry["draws"]) for entry in arms.values())
@@ -59,6 +75,8 @@ def view(comparison: dict[str, Any], *, strips: Sequence[dict[str, Any]], note: 
         "curves": [chart for name, entry in arms.items() for chart in curve_views(name, entry["draws"])],
         "more_titles": list(MORE),
         "kept": [(name, rows) for name, entry in arms.items() if (rows := kept_view(entry["draws"]))],
+        "classes": sorted({clip[key] for clip in mistakes for key in ("label", "prediction")}),
+        "mistakes": [mistake_view(clip) for clip in mistakes],
         "strips": [strip_view(strip) for strip in strips],
     }
 
@@ -176,6 +194,17 @@ def strip_view(strip: dict[str, Any]) -> dict[str, Any]:
         "css": verdict if verdict in ("kept", "dropped", "unlabelled") else "",
         "shown": bool(strip.get("shown")),
         "png": encode_strip(strip["frames"]),
+    }
+
+
+def mistake_view(clip: dict[str, Any]) -> dict[str, Any]:
+    """One test clip to look at; `agrees` says whether what the model writes ends in what it decides."""
+    return {
+        **{key: clip[key] for key in ("id", "label", "prediction", "why", "text")},
+        "scores": [(name, f"{100 * score:.0f} %") for name, score in clip["scores"]],
+        "agrees": clip["concludes"] == clip["prediction"],
+        "concludes": clip["concludes"],
+        "png": encode_strip(clip["frames"]),
     }
 
 
