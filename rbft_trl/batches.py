@@ -57,6 +57,7 @@ def run_batches(
         log.append(number, work(number, [(row, next(clips)) for row in batches[number]]))
     accelerator.wait_for_everyone()
     finished = log.load()
+    accelerator.wait_for_everyone()  # nobody clears the log before everybody has read
     return [row for i in sorted(batches) for row in finished[i]]
 
 

@@ -56,6 +56,7 @@ def main(argv: list[str]) -> list[Row]:
     )
     seconds = time.perf_counter() - loaded
     by_id = {row["id"]: row for rows in log.load().values() for row in rows}
+    accelerator.wait_for_everyone()  # nobody clears the log before everybody has read
     rows = [decide(by_id[row["id"]], threshold) for row in clips]
     if accelerator.is_main_process:
         write(rows, output, classifier.scorer.names, rationale=args.rationale)
