@@ -15,19 +15,19 @@ import numpy as np
 from rbft_trl.configs import DataArguments
 from rbft_trl.data.draft import draft_card
 from rbft_trl.data.jsonl import make_folder, write_json, write_text
-from rbft_trl.data.manifest import Entry, read_manifest
+from rbft_trl.data.manifest import read_manifest
 from rbft_trl.data.rows import check_inside, load_rows
 from rbft_trl.data.source import SPLITS
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError, run_entry
-from rbft_trl.evidence.findings import Finding, find_all, overview
+from rbft_trl.evidence.findings import Finding, distributions, find_all, overview
 from rbft_trl.evidence.page import encode_strip, save_strip, write_page
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.yaml_file import read_mapping
 
 Row = dict[str, Any]
 CHARTS = {"seconds": "length in s", "fps": "frames per second", "height": "height in pixels"}
-CHARTS |= {"frames": "frames sampled"}
+CHARTS |= {"frames": "frames sampled", "video_tokens": "video tokens per clip"}
 FACTOR = 28  # of Qwen2-VL; a recipe's base says its own
 NOTHING: dict[str, Any] = {"example": None, "strip": None, "budget": None, "parts": None}
 BINS = 24
@@ -57,12 +57,12 @@ def main(argv: list[str]) -> int:
         view["strip"] = encode_strip(view["example"]["frames"])
         save_strip(view["example"]["frames"], out / "frames.png")
         found += too_long(view["budget"])
+    values = distributions(list(manifest.values()), factor=factor)
     errors = sum(finding.level == "error" for finding in found)
     report: dict[str, Any] = {"task": card.name, "errors": errors, "findings": [f.to_dict() for f in found]}
-    report |= overview(card, rows, manifest) | {"budget": view["budget"], "parts": view["parts"]}
+    report |= overview(card, rows, manifest, values) | {"budget": view["budget"], "parts": view["parts"]}
     write_json(out / "check.json", report)
-    good = [manifest[row["id"]] for row in rows if manifest[row["id"]]["reason"] is None]
-    write_page("check.html", out / "check.html", report | page_of(report, rows, good) | view)
+    write_page("check.html", out / "check.html", report | page_of(report, rows, values) | view)
     tell(report, found, view, out)
     return errors
 
@@ -112,7 +112,7 @@ def too_long(budget: dict[str, Any]) -> list[Finding]:
     return [Finding("error", "too_many_tokens", message)]
 
 
-def page_of(report: dict[str, Any], rows: list[Row], good: list[Entry]) -> dict[str, Any]:
+def page_of(report: dict[str, Any], rows: list[Row], values: dict[str, list[float]]) -> dict[str, Any]:
     """What the page shows beside check.json: bars and histograms as coordinates, and one sentence."""
     splits = report["splits"]
     names = list(splits["train"]["classes"])
@@ -120,9 +120,8 @@ def page_of(report: dict[str, Any], rows: list[Row], good: list[Entry]) -> dict[
     most = max([1, *totals.values()])
     charts = []
     for key, title in CHARTS.items():
-        values = [entry["shape"][0] if key == "frames" else entry[key] for entry in good]
-        if values:
-            charts.append(histogram(values) | {"title": title, "median": f"{float(np.median(values)):g}"})
+        if known := values[key]:
+            charts.append(histogram(known) | {"title": title, "median": f"{float(np.median(known)):g}"})
     classes = [
         (name, [splits[split]["classes"][name] for split in SPLITS], round(100 * totals[name] / most, 1))
         for name in names

@@ -1,7 +1,6 @@
 """The page: its answers without a browser, and in a headless one where that is installed."""
 
 import importlib.util
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,15 +11,12 @@ from rbft_trl.classifier import VideoClassifier
 from rbft_trl.data.jsonl import read_jsonl
 from rbft_trl.data.video import ClipError
 from rbft_trl.errors import UserError
+from tests.browser import headless, needs_browser
 from tests.helpers import toy_recipe
 from tests.test_training import QUICK
 
-BROWSER = all(shutil.which(name) for name in ("chromium", "chromedriver"))
 GRADIO = importlib.util.find_spec("gradio") is not None
 needs_gradio = pytest.mark.skipif(not GRADIO, reason="gradio is not installed (requirements-app.txt)")
-needs_browser = pytest.mark.skipif(
-    not BROWSER or importlib.util.find_spec("selenium") is None, reason="chromium, chromedriver or selenium is missing"
-)
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +63,10 @@ def page(classifier: VideoClassifier) -> Iterator[str]:
 @needs_gradio
 @needs_browser
 def test_a_person_uploads_a_clip_and_sees_its_label(page: str, clip: str, classifier: VideoClassifier) -> None:
-    from selenium import webdriver
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    options = webdriver.ChromeOptions()
-    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=400,900"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "SEVERE"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    try:
+    with headless() as browser:
         browser.get(page)
         wait = WebDriverWait(browser, 60)
         wait.until(lambda b: b.find_elements(By.CSS_SELECTOR, "#clip input[type=file]"))
@@ -92,8 +82,6 @@ def test_a_person_uploads_a_clip_and_sees_its_label(page: str, clip: str, classi
             if page in entry["message"] and "font" not in entry["message"]
         ]
         assert not errors
-    finally:
-        browser.quit()
 
 
 @needs_gradio

@@ -23,7 +23,7 @@ def folder(tmp_path: Path, make_clip: Callable[..., Path], monkeypatch: pytest.M
     monkeypatch.setenv("RBFT_CACHE", str(tmp_path / "cache"))
     for number in range(24):
         make_clip(
-            tmp_path / f"clips/{'cat' if number % 2 else 'fire alarm'}/cam{number}_a.mp4", first=number, frames=6
+            tmp_path / f"clips/{'cat' if number % 2 else 'fire alarm'}/cam{number}_a.mp4", first=number, frames=8
         )
     return tmp_path / "clips"
 
@@ -52,7 +52,12 @@ def test_the_first_draft_is_a_card_that_loads(card: Path, folder: Path) -> None:
     errors, report = report_of(card)
     assert errors == 0 and kinds(report) == {("warning", "draft")}
     assert report["splits"]["train"]["clips"] + report["splits"]["test"]["clips"] < 24
-    assert report["seconds"] == [0.75] * 5 and report["codecs"] == {"h264": 24} and report["test_shows"] > 30
+    assert (
+        report["seconds"] == [1.0] * 5
+        and report["codecs"] == {"h264": 24}
+        and report["video_tokens"] == [4 * 12 * 12] * 5
+        and report["test_shows"] > 30
+    )
     with pytest.raises(UserError, match=r"the card '.*mine\.yaml' exists; name another"):
         check.main(["--init", str(folder), "--card", str(card)])
 

@@ -14,6 +14,7 @@ from rbft_trl.data.draft import DRAFT
 from rbft_trl.data.manifest import Entry
 from rbft_trl.data.source import SPLITS
 from rbft_trl.data.task import TaskCard, normalise
+from rbft_trl.data.video import TEMPORAL_PATCH
 from rbft_trl.errors import quoted
 from rbft_trl.evidence.stats import detectable_from_clips
 
@@ -77,6 +78,16 @@ def _unreadable(rows: list[Row], manifest: dict[str, Entry], *, leave_out: bool)
         lost = manifest[damaged[0]["id"]]["lost"]
         message = f"{len(damaged)} clips are damaged but used, e.g. '{damaged[0]['video']}' without {lost} frames"
         yield Finding("warning", "damaged_but_used", message, [row["id"] for row in damaged])
+    short = [row for row in rows if _is_short(manifest[row["id"]])]
+    if short:
+        entry = manifest[short[0]["id"]]
+        message = f"{len(short)} clips have fewer frames than are sampled, e.g. '{short[0]['video']}' with "
+        message += f"{entry['total_frames']} for {entry['shape'][0]}; their last frame is repeated"
+        yield Finding("warning", "short", message, [row["id"] for row in short])
+
+
+def _is_short(entry: Entry) -> bool:
+    return entry["reason"] is None and entry["total_frames"] < entry["shape"][0]
 
 
 def _groups(rows: list[Row]) -> Iterator[Finding]:
@@ -144,15 +155,28 @@ def _labels(card: TaskCard) -> Iterator[Finding]:
         yield Finding("warning", "draft", f"still {DRAFT} in {card.path}: {', '.join(unwritten)}; write them")
 
 
-def overview(card: TaskCard, rows: list[Row], manifest: dict[str, Entry]) -> dict[str, Any]:
+def distributions(entries: list[Entry], *, factor: int) -> dict[str, list[float]]:
+    """Per readable clip: `seconds`, `fps`, `height` and `width` of the file; `frames` and `video_tokens` as the model
+    sees them, with frames whose sides are multiples of `factor`."""
+    good = [entry for entry in entries if entry["reason"] is None]
+    shapes = [entry["shape"] for entry in good]
+    return {
+        **{key: [entry[key] for entry in good] for key in ("seconds", "fps", "height", "width")},
+        "frames": [frames for frames, _, _ in shapes],
+        "video_tokens": [f // TEMPORAL_PATCH * (h // factor) * (w // factor) for f, h, w in shapes],
+    }
+
+
+def overview(
+    card: TaskCard, rows: list[Row], manifest: dict[str, Entry], values: dict[str, list[float]]
+) -> dict[str, Any]:
     """Counts and distributions: what there is, for people and check.json.
 
     Returns:
         `dict`: `splits` (clips, pool, sources and clips per class of each split), quantiles (0, 25, 50, 75, 100 %) of
-        `seconds`, `fps`, `height`, `width` and `frames` as the model sees them, `codecs`, and `test_shows`: the
-        smallest difference in points that the sources of the test split show with 80 % power.
+        `values` (see `distributions`), `codecs`, and `test_shows`: the smallest difference in points that the sources
+        of the test split show with 80 % power.
     """
-    good = [manifest[row["id"]] for row in rows if manifest[row["id"]]["reason"] is None]
     splits = {}
     for split in SPLITS:
         inside = [row for row in rows if row["split"] == split]
@@ -164,11 +188,10 @@ def overview(card: TaskCard, rows: list[Row], manifest: dict[str, Entry]) -> dic
             "classes": {name: counts[name] for name in card.names},
         }
     tested = splits["test"]["sources"]
-    values = {key: [entry[key] for entry in good] for key in ("seconds", "fps", "height", "width")}
-    values["frames"] = [entry["shape"][0] for entry in good]
+    codecs = Counter(manifest[row["id"]].get("codec") for row in rows)
     return {
         "splits": splits,
         **{key: np.quantile(value, QUANTILES).round(3).tolist() for key, value in values.items() if value},
-        "codecs": dict(Counter(entry["codec"] for entry in good).most_common()),
+        "codecs": {name: count for name, count in codecs.most_common() if name is not None},
         "test_shows": round(detectable_from_clips(tested, DISCORDANCE), 1) if tested else None,
     }
