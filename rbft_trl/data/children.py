@@ -5,7 +5,6 @@ Input: a function of one item, and items. Output: results in order, or why there
 
 import multiprocessing
 import os
-import resource
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -75,6 +74,8 @@ def _result(future: Any, seconds: float) -> Any:
 
 def _limit_memory() -> None:
     if sys.platform == "linux":
+        import resource  # not on Windows
+
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         limit = mapped + int(GIGABYTES * 2**30)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
