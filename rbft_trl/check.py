@@ -160,6 +160,8 @@ def tell(report: dict[str, Any], found: list[Finding], view: dict[str, Any], out
             print(f"{title}: {low:g} to {high:g}, median {median:g}")
     if report["test_shows"] is not None:
         print(f"the test split shows differences from about {report['test_shows']} points on")
+    elif report["splits"]["test"]["sources"]:
+        print("the test split is too small to show any difference between two models")
     if view["budget"]:
         budget = view["budget"]
         print(f"batch {budget['batch']} ({budget['batch_is']}), {budget['steps_per_epoch']} steps per epoch,")

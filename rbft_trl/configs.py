@@ -4,6 +4,7 @@ How a recipe becomes these is rbft_trl/recipe.py. Only options that an entry hon
 that would be ignored is an unknown key.
 """
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,7 +145,7 @@ class StageArguments:
     def __post_init__(self) -> None:
         if self.target is None:
             raise UserError("'target' is missing; use label (stage 2, direct), rationale (stage 1), or a mixed target")
-        if self.init is None:
+        if not self.init:
             raise UserError(
                 "'init' is missing; name the folder of stage 1, or write init: base to start from the base"
             )
@@ -191,8 +192,11 @@ class RationaleArguments:
                 f"dataloader_num_workers is {self.dataloader_num_workers} (at least 0), seed {self.seed} (from 0 to "
                 "below 2^32); correct the one that is out of bounds"
             )
-        if not self.temperature >= 0 or not 0 < self.top_p <= 1:
-            raise UserError(f"temperature is {self.temperature} (>= 0) and top_p {self.top_p} (above 0, at most 1)")
+        if not (self.temperature == 0 or 0.001 <= self.temperature <= 100) or not 0 < self.top_p <= 1:
+            raise UserError(
+                f"temperature is {self.temperature} (0, or from 0.001 to 100) and top_p {self.top_p} (above 0, at "
+                "most 1); correct the one that is out of bounds"
+            )
         if self.temperature == 0 and self.top_p != self.__dataclass_fields__["top_p"].default:
             raise UserError(f"'top_p' is {self.top_p} but temperature 0 is greedy; leave it out, or set a temperature")
         if self.num_samples > 1 and self.temperature == 0:
@@ -232,6 +236,10 @@ class EvalArguments:
             raise UserError(
                 "'per_device_batch_size' and 'max_new_tokens' must be at least 1, dataloader_num_workers 0"
             )
+        if self.checkpoint is not None and not self.checkpoint:
+            raise UserError("'checkpoint' is empty; name the folder of a trained stage, or leave it out for the base")
+        if not self.generate and self.max_new_tokens != self.__dataclass_fields__["max_new_tokens"].default:
+            warnings.warn(f"max_new_tokens is {self.max_new_tokens}, ignored because generate is false", stacklevel=2)
         if self.calibrate and (self.split != "validation" or self.checkpoint is None or self.method != "score"):
             raise UserError(
                 f"calibrate needs a checkpoint, split validation and method score, not split '{self.split}' and "

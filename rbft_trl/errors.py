@@ -4,6 +4,7 @@ Everything else (a bug of ours, a bug of a library) keeps its traceback.
 """
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
@@ -30,6 +31,9 @@ def run_entry(main: Callable[[list[str]], object]) -> None:
     """
     try:
         main(sys.argv[1:])
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except UserError as error:
         recipe = next((word.rpartition("=")[2] for word in sys.argv[1:] if word.endswith((".yaml", ".yml"))), "")
         place = f"{recipe}: " if recipe and recipe not in str(error) else ""

@@ -119,7 +119,7 @@ def make_plan(data: DataArguments, base: ModelArguments, args: EvalArguments) ->
         wanted = {"base": fingerprint, "frames": task.frames.to_dict(), "definitions": data.definitions}
         wanted |= {"load_in_4bit": base.load_in_4bit}
         check_same(record, args.checkpoint, card, **wanted)
-        check_unseen(record, args.checkpoint, task.rows, args.split)
+        check_unseen(record, args.checkpoint, task.rows, task.manifest, args.split)
     clips, train = task.of_split(args.split), task.readable("train")
     if not clips:
         raise UserError(

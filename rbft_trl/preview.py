@@ -21,7 +21,7 @@ from rbft_trl.configs import (
 from rbft_trl.errors import UserError
 from rbft_trl.model.collator import IGNORED, ClipCollator
 from rbft_trl.model.loading import (
-    check_model_arguments,
+    check_base,
     frame_factor,
     load_processor,
     mark_trained,
@@ -60,7 +60,7 @@ class Recipe:
             raise UserError(f"'{argv[0]}' compares recipes; check one of those that it names")
         groups = next((groups for key, groups in KINDS.items() if key in raw), (EvalArguments,))
         recipe = cls(*parse_recipe(argv, DataArguments, ModelArguments, *groups))
-        check_model_arguments(recipe.base, use_cpu=True)
+        check_base(recipe.base)
         return recipe
 
     def factor(self) -> int:

@@ -159,8 +159,11 @@ def reuse(
     """A finished file with the same settings is checked anew (that is cheap) instead of written anew."""
     file = summary_file(output)
     made = read_json(file) if file.is_file() else {}
+    if not made:
+        raise UserError(f"'{output}' exists and no stage 0 has written it; choose another output_file")
     if key := first_difference(made, settings, among=settings):
-        raise UserError(f"'{output}' exists and was made with another {key}; delete it or choose another output_file")
+        told = "checks" if key == "hinted_after" else key
+        raise UserError(f"'{output}' exists and was made with another {told}; delete it or choose another output_file")
     print(f"'{output}' is complete: its rationales are reused, and checked again")
     samples = read_jsonl(output)
     if is_main:

@@ -99,6 +99,8 @@ def split_argv(argv: list[str]) -> tuple[Path | None, dict[str, str]]:
     recipes, overrides = [], {}
     while argv:
         word = argv.pop(0)
+        if word.startswith("-") and not word.startswith("--"):
+            raise UserError(f"'{word}' is no option; write --key value, or ./{word} for a recipe of that name")
         if not word.startswith("--"):
             recipes.append(word)
             continue

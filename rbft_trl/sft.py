@@ -14,7 +14,6 @@ from accelerate.utils import set_seed
 from datasets import Dataset
 
 from rbft_trl.configs import AdapterArguments, DataArguments, ModelArguments, StageArguments
-from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.model.checkpoints import prepare_output
 from rbft_trl.model.collator import ClipCollator
@@ -30,6 +29,7 @@ from rbft_trl.model.loading import (
 from rbft_trl.model.provenance import (
     check_same,
     check_unseen,
+    files_of,
     groups_of,
     read_record,
     weights_fingerprint,
@@ -38,9 +38,10 @@ from rbft_trl.model.provenance import (
 from rbft_trl.model.trainer import KeepPresentations, LabelTrainer, RationaleTrainer, VideoSFTTrainer, check_optimizer
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.stage_rows import balance_weights, check_lengths, check_stage0, training_rows
-from rbft_trl.start import Row, open_task
+from rbft_trl.start import Row, Task, open_task
 from rbft_trl.training_config import TrainingConfig
 
+SECRETS = ("hub_token", "push_to_hub_token")
 OPTIONS = (DataArguments, ModelArguments, AdapterArguments, StageArguments, TrainingConfig)
 
 
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> dict[str, Any]:
     trainer.save_model()
     trainer.save_state()
     if trainer.accelerator.is_main_process:
-        write_record(training.output_dir, plan.card, make_record(plan, trainer, seconds))
+        write_record(training.output_dir, plan.task.card, make_record(plan, trainer, seconds))
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
     return read_record(training.output_dir)
@@ -76,9 +77,8 @@ class Plan:
     adapters: AdapterArguments
     stage: StageArguments
     training: TrainingConfig
-    card: TaskCard
+    task: Task
     collator: ClipCollator
-    rows: list[Row]
     train: list[Row]
     validation: list[Row]
     parent: dict[str, Any] | None
@@ -99,9 +99,9 @@ def make_plan(
         UserError: for every mistake that can be seen without the weights.
     """
     check_model_arguments(base, use_cpu=training.use_cpu)
-    check_options(base, adapters, training)
+    check_options(base, adapters, stage, training)
     task = open_task(data, base)
-    card, rows = task.card, task.rows
+    card = task.card
     fingerprint = base_fingerprint(base.model_name_or_path, base.model_revision)
     same = {"base": fingerprint, "frames": task.frames.to_dict(), "definitions": data.definitions}
     same |= {
@@ -110,7 +110,7 @@ def make_plan(
         "shots": data.shots,
         "draw": data.draw,
     }
-    parent = None if stage.init == "base" else read_parent(stage.init, card, rows, same)
+    parent = None if stage.init == "base" else read_parent(stage.init, task, same)
     check_stage0(stage, card, same)
     train = training_rows(task, stage)
     if stage.class_balance == "weights":
@@ -133,10 +133,12 @@ def make_plan(
     resolved |= {"base": fingerprint, "card": card.fingerprint(), "parent": parent and parent["weights"]}
     collator = task.collator(label_in_prompt=stage.label_in_prompt)
     check_lengths(train + validation, collator, task.manifest, training.max_length)
-    return Plan(base, adapters, stage, training, card, collator, rows, train, validation, parent, same, resolved)
+    return Plan(base, adapters, stage, training, task, collator, train, validation, parent, same, resolved)
 
 
-def check_options(base: ModelArguments, adapters: AdapterArguments, training: TrainingConfig) -> None:
+def check_options(
+    base: ModelArguments, adapters: AdapterArguments, stage: StageArguments, training: TrainingConfig
+) -> None:
     """Options that contradict one another.
 
     Raises:
@@ -149,6 +151,10 @@ def check_options(base: ModelArguments, adapters: AdapterArguments, training: Tr
             raise UserError(
                 f"learning_rate_{part} is set but train_parts {adapters.train_parts} leaves it out; add or drop it"
             )
+    if stage.class_balance == "sampler":
+        for key, plain in (("data_seed", None), ("train_sampling_strategy", "random")):
+            if getattr(training, key) != plain:
+                raise UserError(f"'{key}' is set but class_balance: sampler has an order of its own; leave one out")
     check_optimizer(training)
     if training.n_gpu > 1:
         raise UserError(
@@ -157,7 +163,7 @@ def check_options(base: ModelArguments, adapters: AdapterArguments, training: Tr
         )
 
 
-def read_parent(init: str, card: TaskCard, rows: list[Row], same: dict[str, Any]) -> dict[str, Any]:
+def read_parent(init: str, task: Task, same: dict[str, Any]) -> dict[str, Any]:
     """The record of the stage that this one starts from, if it fits.
 
     Raises:
@@ -171,9 +177,9 @@ def read_parent(init: str, card: TaskCard, rows: list[Row], same: dict[str, Any]
         raise UserError(
             f"train_parts holds '{more[0]}' but '{init}' was trained on {trained}; train it there too, or leave it out"
         )
-    check_same(parent, init, card, **same | {"adapters": adapters | {"train_parts": trained}})
-    check_unseen(parent, init, rows, "validation")
-    check_unseen(parent, init, rows, "test")
+    check_same(parent, init, task.card, **same | {"adapters": adapters | {"train_parts": trained}})
+    check_unseen(parent, init, task.rows, task.manifest, "validation")
+    check_unseen(parent, init, task.rows, task.manifest, "test")
     return parent
 
 
@@ -219,22 +225,28 @@ def check_trained(trainer: VideoSFTTrainer) -> None:
 
 def make_record(plan: Plan, trainer: VideoSFTTrainer, seconds: float) -> dict[str, Any]:
     """What travels with the checkpoint as rbft.json; eval.py and the next stage read it."""
-    parent = plan.parent
-    return plan.same | {
-        "labels": plan.card.names,
-        "trained_on": sorted({*groups_of(plan.rows, "train"), *(parent["trained_on"] if parent else [])}),
-        "selected_by": sorted({*groups_of(plan.rows, "validation"), *(parent["selected_by"] if parent else [])}),
-        "model_name_or_path": plan.base.model_name_or_path,
-        "target": plan.stage.target,
-        "init": "base" if parent is None else parent["weights"],
-        "steps": trainer.state.global_step,
-        "presentations": trainer.presentations,
-        "seconds": round(seconds, 2),
-        "best_validation": trainer.state.best_metric,
-        "curves": trainer.state.log_history,
-        "recipe": plan.recipe,
-        "weights": weights_fingerprint(plan.training.output_dir),
-    }
+    parent, rows, manifest = plan.parent or {}, plan.task.rows, plan.task.manifest
+    seen = {}
+    for key, split in (("trained_on", "train"), ("selected_by", "validation")):
+        seen[key] = sorted({*groups_of(rows, split), *parent.get(key, [])})
+        seen[f"{key}_files"] = sorted({*files_of(rows, manifest, split), *parent.get(f"{key}_files", [])})
+    return (
+        plan.same
+        | seen
+        | {
+            "labels": plan.task.card.names,
+            "model_name_or_path": plan.base.model_name_or_path,
+            "target": plan.stage.target,
+            "init": parent.get("weights", "base"),
+            "steps": trainer.state.global_step,
+            "presentations": trainer.presentations,
+            "seconds": round(seconds, 2),
+            "best_validation": trainer.state.best_metric,
+            "curves": trainer.state.log_history,
+            "recipe": plan.recipe,
+            "weights": weights_fingerprint(plan.training.output_dir),
+        }
+    )
 
 
 def recipe(*groups: Any) -> dict[str, Any]:
@@ -242,7 +254,7 @@ def recipe(*groups: Any) -> dict[str, Any]:
     resolved: dict[str, Any] = {}
     for group in groups:
         resolved |= group.to_dict() if isinstance(group, TrainingConfig) else dataclasses.asdict(group)
-    return json.loads(json.dumps({k: v for k, v in resolved.items() if "token" not in k}, default=str))
+    return json.loads(json.dumps({k: v for k, v in resolved.items() if k not in SECRETS}, default=str))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ def training_rows(task: Task, stage: StageArguments) -> list[Row]:
     samples, card = read_jsonl(stage.rationales), task.card
     by_id = {row["id"]: row for row in task.rows if row["split"] == "train"}
     seen = set()
+    if not (summary := Path(stage.rationales).with_suffix(".summary.json")).is_file():
+        warnings.warn(f"'{summary}' is missing: which base and frames wrote the rationales is not known", stacklevel=2)
     for number, sample in enumerate(samples, start=1):
         _check_sample(sample, by_id, card, f"{stage.rationales}:{number}")
         if (key := (sample["id"], sample.get("sample"))) in seen:
@@ -36,6 +38,7 @@ def training_rows(task: Task, stage: StageArguments) -> list[Row]:
         seen.add(key)
     require_every_class(samples, card)
     _warn_of_other_prompt(samples, card, stage.rationales)
+    _warn_of_wrong_lines(samples, card, stage.rationales)
     used = [s for s in samples if s["verdict"] in ("kept", "unlabelled")]
     if stage.target == "label_rationale":
         used = [s for s in used if s["label"] is not None]  # a clip of the pool has no label to begin with
@@ -93,8 +96,15 @@ def _check_sample(sample: dict[str, Any], by_id: dict[str, Row], card: TaskCard,
         raise UserError(f"{place}: 'id' and 'text' must be text; write the file with rbft_trl/rationales.py")
     if sample["verdict"] not in ("kept", "dropped", "unlabelled"):
         raise UserError(f"{place}: verdict '{sample['verdict']}' is none of kept, dropped, unlabelled; correct it")
-    if sample["verdict"] != "dropped" and not sample["text"].strip():
+    if sample["verdict"] != "dropped" and not card.without_final_line(sample["text"]).strip():
         raise UserError(f"{place}: the text of clip '{sample['id']}' is empty but kept; drop it")
+    if type(sample.get("sample", 0)) is not int:
+        raise UserError(f"{place}: 'sample' is {sample['sample']!r} but must be a number; correct it")
+    if sample["verdict"] != "dropped" and (sample["verdict"] == "unlabelled") != (sample["label"] is None):
+        raise UserError(
+            f"{place}: verdict '{sample['verdict']}' does not fit label {sample['label']!r}; clips without a label "
+            "are unlabelled, others kept or dropped"
+        )
     row = by_id.get(sample["id"])
     if row is None:
         raise UserError(
@@ -105,6 +115,17 @@ def _check_sample(sample: dict[str, Any], by_id: dict[str, Row], card: TaskCard,
         raise UserError(
             f"{place}: clip '{sample['id']}' has label {sample['label']!r}, the data says {row['label']!r}; "
             "write the rationales again"
+        )
+
+
+def _warn_of_wrong_lines(samples: list[dict[str, Any]], card: TaskCard, place: str) -> None:
+    """With `checks: none`, as in the paper, or in a file that was edited."""
+    kept = [s for s in samples if s["verdict"] == "kept"]
+    wrong = sum(card.parse_label(s["text"], require_prefix=True) != s["label"] for s in kept)
+    if wrong:
+        warnings.warn(
+            f"{place}: the final line of {wrong} of {len(kept)} kept rationales does not name the clip's label",
+            stacklevel=2,
         )
 
 

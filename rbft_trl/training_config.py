@@ -50,6 +50,10 @@ IGNORED_BY_US = {
     "hub_private_repo": "this version does not push",
     "hub_always_push": "this version does not push",
     "hub_revision": "this version does not push",
+    "save_only_model": "a run that was stopped could not go on from such checkpoints",
+    "torch_compile": "this version does not compile",
+    "torch_compile_backend": "this version does not compile",
+    "torch_compile_mode": "this version does not compile",
     "parallelism_config": "this version runs one whole model per process",
 }
 
@@ -78,8 +82,10 @@ class TrainingConfig(SFTConfig):
             raise UserError("'output_dir' is missing; name the folder that the run writes")
         if self.deepspeed is not None or self.fsdp:
             raise UserError("'deepspeed' and 'fsdp' are not supported in this version; use DDP (accelerate_configs/)")
-        if not self.num_train_epochs > 0 and self.max_steps <= 0:
-            raise UserError(f"num_train_epochs is {self.num_train_epochs}, so nothing would be trained; raise it")
+        if not 0 < self.num_train_epochs < float("inf") and self.max_steps <= 0:
+            raise UserError(f"num_train_epochs is {self.num_train_epochs} but must be a number above 0; correct it")
+        if self.max_steps < 1 and self.max_steps != -1:
+            raise UserError(f"max_steps is {self.max_steps} but must be at least 1, or -1 to train num_train_epochs")
         self._check_numbers()
         for name in [self.report_to] if isinstance(self.report_to, str) else self.report_to or []:
             if name in ("none", "all"):
@@ -107,7 +113,11 @@ class TrainingConfig(SFTConfig):
         for key in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, key) < 1:
                 raise UserError(f"'{key}' is {getattr(self, key)} but must be at least 1")
-        for key, least in (("max_length", 1), ("max_grad_norm", 0), ("dataloader_num_workers", 0)):
+        bounds = [("max_length", 1), ("max_grad_norm", 0), ("dataloader_num_workers", 0)]
+        bounds += [("dataloader_prefetch_factor", 1), ("logging_steps", 0)]
+        for name in ("save", "eval"):  # 0 would be never, and a share of all steps is fine
+            bounds += [(f"{name}_steps", 1e-9)] if getattr(self, f"{name}_strategy") == "steps" else []
+        for key, least in bounds:
             value = getattr(self, key)
             if value is not None and not value >= least:
                 raise UserError(f"'{key}' is {value} but must be at least {least}")
@@ -130,6 +140,20 @@ class TrainingConfig(SFTConfig):
             raise UserError(
                 f"metric_for_best_model '{chosen}' is not measured{nearest(chosen, metrics)}; use one of {metrics}"
             )
+        upwards = chosen is not None and not chosen.endswith("loss")
+        if self.greater_is_better is not None and chosen is not None and self.greater_is_better != upwards:
+            raise UserError(
+                f"greater_is_better is {self.greater_is_better} but {chosen} is better when it is "
+                f"{'higher' if upwards else 'lower'}: the worst checkpoint would be kept; leave it out"
+            )
+        if self.activation_offloading and (self.use_cpu or not _has_gpu()):
+            raise UserError("'activation_offloading' moves activations from a GPU, and there is none; leave it out")
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _has_bf16_gpu() -> bool:

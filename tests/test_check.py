@@ -56,7 +56,7 @@ def test_the_first_draft_is_a_card_that_loads(card: Path, folder: Path) -> None:
         report["seconds"] == [1.0] * 5
         and report["codecs"] == {"h264": 24}
         and report["video_tokens"] == [4 * 12 * 12] * 5
-        and report["test_shows"] > 30
+        and report["test_shows"] is None
     )
     with pytest.raises(UserError, match=r"the card '.*mine\.yaml' exists; name another"):
         check.main(["--init", str(folder), "--card", str(card)])

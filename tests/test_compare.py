@@ -90,7 +90,6 @@ def test_mistakes_are_told_before_anything_runs(recipe: Path, tmp_path: Path, ch
 @pytest.mark.parametrize(
     ("key", "change", "message"),
     [
-        ("eval", {"checkpoint": "somewhere"}, "'checkpoint' is somewhere in .* needs None"),
         ("eval", {"method": "probe"}, "'method' is probe"),
         ("eval", {"split": "validation"}, "'split' is validation"),
         ("direct", {"init": "outputs/stage1"}, "'init' is outputs/stage1 in .* needs base"),

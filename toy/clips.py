@@ -17,7 +17,7 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from rbft_trl.data.jsonl import write_json, write_jsonl, write_text
+from rbft_trl.data.jsonl import make_folder, write_json, write_jsonl, write_text
 from rbft_trl.errors import UserError, run_entry
 from toy.scenes import FPS, LABELS, SIDE, Background, Scene, draw_background, draw_scene, render
 
@@ -87,6 +87,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if not 0 <= args.shift <= 1:
         raise UserError(f"--shift is {args.shift} but must lie between 0 and 1")
+    if min(args.labelled, args.pool, args.validation, args.test) < 0:
+        raise UserError("--labelled, --pool, --validation and --test must be at least 0; correct the one that is not")
     if args.seed < 0 or args.workers < 1:
         raise UserError(f"--seed is {args.seed} (at least 0) and --workers {args.workers} (at least 1); correct them")
     settings = {k: v for k, v in vars(args).items() if k not in ("out", "workers")}
@@ -95,7 +97,7 @@ def main(argv: list[str]) -> None:
         raise UserError(
             f"'{args.out}' holds clips made with {stamp.read_text().strip()}; delete it or choose another --out"
         )
-    (args.out / "clips").mkdir(parents=True, exist_ok=True)
+    make_folder(args.out / "clips")
     write_json(stamp, settings)
 
     entries = plan(args)

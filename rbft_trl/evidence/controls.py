@@ -6,7 +6,7 @@ Input: rows of rationales.jsonl, or true descriptions. Output: rows of the same 
 import random
 from typing import Any
 
-from rbft_trl.data.task import TaskCard
+from rbft_trl.data.task import CONCLUSION, FINAL_LINE, TaskCard
 from rbft_trl.errors import UserError
 
 Sample = dict[str, Any]
@@ -82,6 +82,10 @@ def oracle_samples(rows: list[dict[str, Any]], texts: dict[str, str], card: Task
         if not texts.get(row["id"]):
             raise UserError(f"oracle_texts has no text for clip '{row['id']}'; write one line per training clip")
         text = texts[row["id"]]
+        if CONCLUSION.search(text):
+            raise UserError(
+                f"oracle_texts: the text of clip '{row['id']}' holds '{FINAL_LINE}'; write the description alone"
+            )
         if row["label"] is not None:
             text = f"{text}\n{card.final_line(row['label'])}"
         verdict = "unlabelled" if row["label"] is None else "kept"

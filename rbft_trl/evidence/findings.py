@@ -94,7 +94,14 @@ def _groups(rows: list[Row]) -> Iterator[Finding]:
     members: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         members[row["group"]].append(row)
+    spelt: dict[str, str] = {}
     for group, inside in members.items():
+        plain = normalise(group)
+        if other := spelt.setdefault(plain, group) != group and spelt[plain]:
+            message = (
+                f"the groups '{other}' and '{group}' differ only in case or spacing; if they are one, spell them alike"
+            )
+            yield Finding("warning", "group_spelling", message, [row["id"] for row in inside])
         if len(splits := {row["split"] for row in inside}) > 1:
             message = f"the clips of group '{group}' are in {' and '.join(sorted(splits))}; move them into one split"
             yield Finding("error", "leak", message, [row["id"] for row in inside])
@@ -175,7 +182,7 @@ def overview(
     Returns:
         `dict`: `splits` (clips, pool, sources and clips per class of each split), quantiles (0, 25, 50, 75, 100 %) of
         `values` (see `distributions`), `codecs`, and `test_shows`: the smallest difference in points that the sources
-        of the test split show with 80 % power.
+        of the test split show with 80 % power, None if they show none.
     """
     splits = {}
     for split in SPLITS:
@@ -188,10 +195,11 @@ def overview(
             "classes": {name: counts[name] for name in card.names},
         }
     tested = splits["test"]["sources"]
+    shows = round(detectable_from_clips(tested, DISCORDANCE), 1) if tested else None
     codecs = Counter(manifest[row["id"]].get("codec") for row in rows)
     return {
         "splits": splits,
         **{key: np.quantile(value, QUANTILES).round(3).tolist() for key, value in values.items() if value},
         "codecs": {name: count for name, count in codecs.most_common() if name is not None},
-        "test_shows": round(detectable_from_clips(tested, DISCORDANCE), 1) if tested else None,
+        "test_shows": shows if shows is not None and shows < 100 else None,
     }

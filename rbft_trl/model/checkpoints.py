@@ -1,12 +1,13 @@
 """Output folders and checkpoints: never overwrite, resume from the newest whole one, tell weights apart."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
-from rbft_trl.data.jsonl import first_difference, read_json, write_json
+from rbft_trl.data.jsonl import first_difference, make_folder, read_json, write_json
 from rbft_trl.errors import UserError
 from rbft_trl.model.provenance import RECORD_FILE
 from rbft_trl.training_config import TrainingConfig
@@ -78,6 +79,8 @@ def is_whole(checkpoint: Path) -> bool:
     needed += [*checkpoint.glob("rng_state*.pth")]
     if not weights or len(needed) < 4 or not all(file.is_file() and file.stat().st_size for file in needed):
         return False
+    if not all(zipfile.is_zipfile(file) for file in needed if file.suffix in (".pt", ".pth")):  # torch.save's form
+        return False
     try:
         for file in weights:
             with safe_open(file, framework="pt") as tensors:
@@ -90,6 +93,7 @@ def is_whole(checkpoint: Path) -> bool:
 
 def _write_recipe(folder: Path, recipe: dict[str, Any]) -> None:
     PartialState().wait_for_everyone()  # until every process has looked at the folder
+    make_folder(folder)
     if PartialState().is_main_process:
         write_json(folder / RECIPE_FILE, recipe)
     PartialState().wait_for_everyone()

@@ -23,6 +23,8 @@ from transformers import (
 )
 
 from rbft_trl.configs import PARTS, AdapterArguments, ModelArguments
+from rbft_trl.data.jsonl import read_json
+from rbft_trl.data.video import file_hash
 from rbft_trl.errors import UserError
 
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
@@ -31,11 +33,11 @@ NOT_OF_THE_BASE = ("made.json", "measured.json")
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
-def check_model_arguments(args: ModelArguments, *, use_cpu: bool) -> None:
-    """What can be known of a base before its weights are opened.
+def check_base(args: ModelArguments) -> None:
+    """What can be known of a base before its weights are opened, on any machine.
 
     Raises:
-        UserError: if the folder is no model, or an attention implementation is asked for that is not there.
+        UserError: if the folder is no model, has a revision, or holds fp16 weights that would be taken as they are.
     """
     name, folder = args.model_name_or_path, Path(args.model_name_or_path)
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists()
@@ -43,6 +45,21 @@ def check_model_arguments(args: ModelArguments, *, use_cpu: bool) -> None:
         raise UserError(
             f"model_name_or_path '{name}' holds no config.json; name a model folder or a Hub id (org/name)"
         )
+    if folder.is_dir() and args.model_revision is not None:
+        raise UserError(f"model_revision is '{args.model_revision}' but '{name}' is a folder; leave it out")
+    if args.dtype == "auto" and folder.is_dir():
+        config = read_json(folder / "config.json")
+        if "float16" in (config.get("dtype"), config.get("torch_dtype")):
+            raise UserError(f"dtype is auto and '{name}' holds float16, which gives NaN on this family; use bfloat16")
+
+
+def check_model_arguments(args: ModelArguments, *, use_cpu: bool) -> None:
+    """`check_base`, and whether this machine has the attention implementation that is asked for.
+
+    Raises:
+        UserError: naming the value and the way out.
+    """
+    check_base(args)
     parts = args.attn_implementation
     asked = set(parts.values()) if isinstance(parts, dict) else {parts}
     if unknown := [name for name in asked if name not in (None, *ATTENTIONS)]:
@@ -89,7 +106,8 @@ def frame_factor(processor: ProcessorMixin) -> int:
 
 
 def base_fingerprint(name: str, revision: str | None = None) -> str:
-    """Twelve hex digits that change when the base changes: configuration, and head and tail of each weight file.
+    """Twelve hex digits that change when the base changes: configuration, tokenizer, template and weights (see
+    `file_hash`: of a large file 64 blocks).
 
     For a Hub id it is the id with its revision, since the weights may not be on this machine yet.
     """
@@ -103,11 +121,7 @@ def base_fingerprint(name: str, revision: str | None = None) -> str:
         if file.suffix in (".json", ".jinja", ".txt", ".model") and file.name not in NOT_OF_THE_BASE:
             digest.update(file.name.encode() + file.read_bytes())
     for file in sorted(folder.glob("*.safetensors")):
-        digest.update(f"{file.name}:{file.stat().st_size}".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(1 << 20))
-            stream.seek(max(0, file.stat().st_size - (1 << 20)))
-            digest.update(stream.read())
+        digest.update(f"{file.name}:{file_hash(file)}".encode())
     return digest.hexdigest()[:12]
 
 
@@ -145,6 +159,10 @@ def load_base(args: ModelArguments, *, device: torch.device | str) -> PreTrained
         raise UserError(
             f"'{args.model_name_or_path}' lacks {len(lacking)} weights or has them in another shape, e.g. "
             f"{sorted(map(str, lacking))[0]}; they would be random, so fetch the model again"
+        )
+    if model.dtype == torch.float16:
+        raise UserError(
+            f"'{args.model_name_or_path}' was loaded as float16, which gives NaN here; use dtype: bfloat16"
         )
     quantised = [name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"]
     assert not any(part_of(name) != "llm" for name in quantised), "the tower must stay out of 4 bit (unsloth#1347)"

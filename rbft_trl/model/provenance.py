@@ -5,6 +5,7 @@ Evaluation and stage 2 read it, so training and serving cannot disagree and a st
 
 import hashlib
 import importlib.metadata
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from rbft_trl.data.task import CARD_FILE, TaskCard
 from rbft_trl.errors import UserError
 
 RECORD_FILE = "rbft.json"
-NEEDED = ("labels", "card", "base", "frames", "definitions", "target", "weights", "adapters", "trained_on", "recipe")
+NEEDED = ("labels", "card", "base", "frames", "definitions", "target", "weights", "adapters", "recipe")
+NEEDED += ("trained_on", "trained_on_files", "selected_by", "selected_by_files")
 PACKAGES = ("rbft_trl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "av")
 
 
@@ -47,6 +49,8 @@ def read_record(folder: str | Path) -> dict[str, Any]:
 def _checked(record: dict[str, Any], folder: Path, *, whole: bool) -> dict[str, Any]:
     if missing := [key for key in NEEDED if key not in record]:
         raise UserError(f"'{folder / RECORD_FILE}' lacks '{missing[0]}'; train again")
+    if not isinstance(record["adapters"], dict) or not isinstance(record["recipe"], dict):
+        raise UserError(f"'{folder / RECORD_FILE}' is damaged: 'adapters' or 'recipe' is no mapping; train again")
     if record["adapters"]["use_peft"] and not (folder / "adapter_config.json").is_file():
         raise UserError(f"'{folder}' lacks adapter_config.json, so its LoRA cannot be loaded; copy the whole folder")
     weights = weights_fingerprint(folder)
@@ -59,8 +63,11 @@ def _checked(record: dict[str, Any], folder: Path, *, whole: bool) -> dict[str, 
 
 
 def weights_fingerprint(folder: str | Path) -> str:
-    """Twelve hex digits over the trained weights in a folder."""
+    """Twelve hex digits over the trained weights in a folder, and over the rank, scale and targets of their LoRA."""
     digest = hashlib.sha256()
+    if (config := Path(folder) / "adapter_config.json").is_file():
+        kept = {k: v for k, v in read_json(config).items() if k not in ("base_model_name_or_path", "revision")}
+        digest.update(json.dumps(kept, sort_keys=True).encode())
     for file in sorted(Path(folder).glob("*.safetensors")):
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):
@@ -102,17 +109,33 @@ def groups_of(rows: list[dict[str, Any]], split: str) -> list[str]:
     return sorted({row["group"] for row in rows if row["split"] == split})
 
 
-def check_unseen(record: dict[str, Any], folder: str | Path, rows: list[dict[str, Any]], split: str) -> None:
-    """Refuses clips of `split` whose group the checkpoint was trained on, or (for the test) selected by.
+def files_of(rows: list[dict[str, Any]], manifest: dict[str, dict[str, Any]], split: str) -> list[str]:
+    """Hashes of the files of a split, sorted: a clip stays the same clip when its group or id is renamed."""
+    entries = (manifest[row["id"]] for row in rows if row["split"] == split)
+    return sorted({entry["file"][:16] for entry in entries if entry["reason"] is None})
+
+
+def check_unseen(
+    record: dict[str, Any],
+    folder: str | Path,
+    rows: list[dict[str, Any]],
+    manifest: dict[str, dict[str, Any]],
+    split: str,
+) -> None:
+    """Refuses clips of `split` that the checkpoint was trained on, or (for the test) selected by: by group, and by the
+    contents of their files.
 
     A split made by seed is dealt anew when seed or clips change; a test would then hold training clips.
 
     Raises:
-        UserError: naming a group and the way out.
+        UserError: naming a group or counting the files, and the way out.
     """
-    seen = set(record["trained_on"]) | (set(record["selected_by"]) if split == "test" else set())
-    if leaked := sorted(seen & set(groups_of(rows, split))):
-        raise UserError(
-            f"{len(leaked)} groups of the {split} split, e.g. '{leaked[0]}', were used to train '{folder}'; "
-            "evaluate with the split that it was trained with, or train again"
-        )
+    for kind, own in (("", groups_of(rows, split)), ("_files", files_of(rows, manifest, split))):
+        seen = set(record[f"trained_on{kind}"]) | (set(record[f"selected_by{kind}"]) if split == "test" else set())
+        if leaked := sorted(seen & set(own)):
+            what = "files" if kind else "groups"
+            named = "" if kind else f", e.g. '{leaked[0]}',"
+            raise UserError(
+                f"{len(leaked)} {what} of the {split} split{named} were used to train '{folder}'; evaluate with the "
+                "split that it was trained with, or train again"
+            )
