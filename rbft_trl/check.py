@@ -53,14 +53,17 @@ def main(argv: list[str]) -> int:
     found += [Finding("warning", "note", str(w.message)) for w in told if issubclass(w.category, UserWarning)]
     view = NOTHING
     if recipe and recipe.trains and not any(finding.level == "error" for finding in found):
-        view = NOTHING | recipe.preview()
-        view["strip"] = encode_strip(view["example"]["frames"])
-        save_strip(view["example"]["frames"], out / "frames.png")
-        found += too_long(view["budget"])
+        try:
+            view = NOTHING | recipe.preview()
+            view["strip"] = encode_strip(view["example"]["frames"])
+            save_strip(view["example"]["frames"], out / "frames.png")
+        except UserError as error:
+            found.append(Finding("error", "recipe", str(error)))
     values = distributions(list(manifest.values()), factor=factor)
     errors = sum(finding.level == "error" for finding in found)
     report: dict[str, Any] = {"task": card.name, "errors": errors, "findings": [f.to_dict() for f in found]}
     report |= overview(card, rows, manifest, values) | {"budget": view["budget"], "parts": view["parts"]}
+    report["prompt_tokens"] = recipe.prompt_tokens(card) if recipe else None
     write_json(out / "check.json", report)
     write_page("check.html", out / "check.html", report | page_of(report, rows, values) | view)
     tell(report, found, view, out)
@@ -102,14 +105,6 @@ def write_draft(folder: Path, card: Path | None) -> int:
     write_text(card, draft_card(folder, root=str(folder.resolve())))
     print(f"wrote '{card}'; replace every TODO in it, then: python rbft_trl/check.py {card}")
     return 0
-
-
-def too_long(budget: dict[str, Any]) -> list[Finding]:
-    """Rows that training would refuse."""
-    if not budget["too_long"]:
-        return []
-    message = f"{budget['too_long']} rows have more than max_length = {budget['max_length']} tokens; raise it"
-    return [Finding("error", "too_many_tokens", message)]
 
 
 def page_of(report: dict[str, Any], rows: list[Row], values: dict[str, list[float]]) -> dict[str, Any]:
@@ -162,6 +157,8 @@ def tell(report: dict[str, Any], found: list[Finding], view: dict[str, Any], out
         print(f"the test split shows differences from about {report['test_shows']} points on")
     elif report["splits"]["test"]["sources"]:
         print("the test split is too small to show any difference between two models")
+    if report["prompt_tokens"]:
+        print("text tokens of a prompt: " + ", ".join(f"{k} {n}" for k, n in report["prompt_tokens"].items()))
     if view["budget"]:
         budget = view["budget"]
         print(f"batch {budget['batch']} ({budget['batch_is']}), {budget['steps_per_epoch']} steps per epoch,")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from rbft_trl.batches import read_ahead
 from rbft_trl.configs import ModelArguments
 from rbft_trl.data.jsonl import read_json
 from rbft_trl.data.task import CARD_FILE, TaskCard
@@ -23,6 +24,7 @@ from rbft_trl.model.loading import base_fingerprint, load_for_inference, load_pr
 from rbft_trl.model.provenance import read_record
 
 Row = dict[str, Any]
+Video = str | os.PathLike | dict[str, Any]
 
 
 class VideoClassifier:
@@ -90,12 +92,13 @@ class VideoClassifier:
         return cls(model, collator, temperature=checkpoint.calibration["temperature"], batch_size=batch_size)
 
     def __call__(
-        self, videos: str | os.PathLike | Sequence[str | os.PathLike], *, top_k: int | None = None
+        self, videos: Video | Sequence[Video], *, top_k: int | None = None
     ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
         """The labels of one clip or of several, best first.
 
         Args:
-            videos (`str` or `list[str]`): Paths.
+            videos (`str`, `dict` or a list of these): Paths, or `{"video": path, "start": …, "end": …, "text": …}` for
+                a part of a file or a clip with the text that came with it.
             top_k (`int`, *optional*): How many labels; all of them if left out.
 
         Returns:
@@ -104,14 +107,17 @@ class VideoClassifier:
         Raises:
             ClipError: for a clip that cannot be read, with its reason.
         """
-        if top_k is not None and top_k < 1:
+        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
             raise UserError(f"top_k is {top_k} but must be at least 1")
-        single = isinstance(videos, str | os.PathLike)
-        rows = [{"id": str(path), "video": str(path)} for path in ([videos] if single else videos)]
-        answers = []
+        single = isinstance(videos, str | os.PathLike | dict)
+        rows = [_row_of(video) for video in ([videos] if single else videos)]
+        clips, answers = read_ahead(self.collator, rows, workers=1), []
         for start in range(0, len(rows), self.batch_size):
             batch = rows[start : start + self.batch_size]
-            for scores in self.scores(batch, [self.collator.read_row(row) for row in batch]):
+            read = [next(clips) for _ in batch]
+            if bad := [clip for clip in read if isinstance(clip, ClipError)]:
+                raise bad[0]
+            for scores in self.scores(batch, read):
                 ranked = sorted(scores.items(), key=lambda pair: -pair[1])
                 answers.append([{"label": label, "score": score} for label, score in ranked[:top_k]])
         return answers[0] if single else answers
@@ -141,9 +147,18 @@ class VideoClassifier:
             for row, text in zip(rows, self.rationales(rows, clips, max_new_tokens=rationale_tokens), strict=True):
                 found[row["id"]] |= {"rationale": self.collator.card.without_final_line(text)}
         return [
-            {"id": row["id"], "error": str(clip) if isinstance(clip, ClipError) else None} | found.get(row["id"], {})
+            {"id": row["id"], "state": row.get("state"), "error": str(clip) if isinstance(clip, ClipError) else None}
+            | found.get(row["id"], {})
             for row, clip in pairs
         ]
+
+
+def _row_of(video: Video) -> Row:
+    if isinstance(video, dict):
+        return {"id": str(video["video"]), **video, "video": str(video["video"]), "context": video.get("text")}
+    if not isinstance(video, str | os.PathLike):
+        raise UserError(f"{video!r} is no path of a clip; give a path, or a dict with 'video'")
+    return {"id": str(video), "video": str(video)}
 
 
 @dataclass(frozen=True)
@@ -214,6 +229,6 @@ def _calibration_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     if not file.is_file():
         return {"temperature": 1.0}
     calibration = read_json(file)
-    if calibration.get("weights") != record["weights"]:
+    if not isinstance(calibration.get("temperature"), float) or calibration.get("weights") != record["weights"]:
         raise UserError(f"'{file}' was fitted to other weights; run eval.py with --calibrate true again, or delete it")
     return calibration

@@ -171,9 +171,7 @@ class Comparison:
         if arm == "direct":
             budget = cells["rbft"][draw]
             record = self._train(self.args.direct, folder / "direct", draw, "--max_steps", str(budget["steps"]))
-            if (
-                record["presentations"] != budget["presentations"]
-            ):  # an epoch may end in a smaller step
+            if record["presentations"] != budget["presentations"]:  # an epoch may end in a smaller step
                 warnings.warn(
                     f"direct SFT was shown {record['presentations']} clips in as many steps as RB-FT, which was shown "
                     f"{budget['presentations']}; with gradient_accumulation_steps: 1 they are equal",

@@ -31,6 +31,9 @@ def run_entry(main: Callable[[list[str]], object]) -> None:
     """
     try:
         main(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it can", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -8,14 +8,18 @@ import argparse
 import csv
 import io
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from filelock import FileLock, Timeout
 
 from rbft_trl.batches import fixed_batches, run_batches
 from rbft_trl.classifier import Checkpoint, VideoClassifier
-from rbft_trl.data.folders import is_clip
+from rbft_trl.data.given import find_clips
 from rbft_trl.data.jsonl import BatchLog, make_folder, write_jsonl, write_text
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.calibration import threshold_for
@@ -34,13 +38,32 @@ def main(argv: list[str]) -> list[Row]:
     checkpoint = Checkpoint.open(args.model, revision=args.revision, base=args.base)
     threshold = find_threshold(args, checkpoint)
     clips = find_clips(args.clips)
+    if checkpoint.record.get("uses_text") and not all(row["context"] for row in clips):
+        warnings.warn(
+            f"'{checkpoint.folder}' was trained with the text beside each clip, and some clips have none here; give a "
+            "table with the columns video and text",
+            stacklevel=1,
+        )
     make_folder(output.parent)
 
     accelerator = Accelerator(cpu=args.use_cpu)
+    with alone(output) if accelerator.is_main_process else nullcontext():
+        rows = run(args, checkpoint, clips, threshold, accelerator)
+    accelerator.end_training()
+    return rows
+
+
+def run(
+    args: argparse.Namespace, checkpoint: Checkpoint, clips: list[Row], threshold: float, accelerator: Accelerator
+) -> list[Row]:
+    """Reads and scores what a stopped run has not, then writes all rows."""
+    output = Path(args.output)
     log = BatchLog(output, settings_of(args, checkpoint), rank=accelerator.process_index)
     finished = log.load()
-    done = {row["id"] for rows in finished.values() for row in rows}
-    left = [row for row in clips if row["id"] not in done]
+    states = {row["id"]: row["state"] for row in clips}
+    logged = {row["id"]: row for rows in finished.values() for row in rows}
+    done = {name for name, row in logged.items() if row.get("state") == states.get(name)}
+    left = [row for row in clips if row["id"] not in done and row["refused"] is None]
     accelerator.wait_for_everyone()  # all processes number their batches from the same log
     started = time.perf_counter()
     classifier = VideoClassifier.from_checkpoint(checkpoint, device=accelerator.device, batch_size=args.batch_size)
@@ -55,7 +78,8 @@ def main(argv: list[str]) -> list[Row]:
         workers=args.workers,
     )
     seconds = time.perf_counter() - loaded
-    by_id = {row["id"]: row for rows in log.load().values() for row in rows}
+    by_id = {row["id"]: {"id": row["id"], "error": row["refused"]} for row in clips}
+    by_id |= {row["id"]: row for _, rows in sorted(log.load().items()) for row in rows}  # what was read last counts
     accelerator.wait_for_everyone()  # nobody clears the log before everybody has read
     rows = [decide(by_id[row["id"]], threshold) for row in clips]
     if accelerator.is_main_process:
@@ -70,7 +94,6 @@ def main(argv: list[str]) -> list[Row]:
                 f"{len(left) / seconds:.1f} clips/s after {loaded - started:.1f} s of loading; written to '{output}'"
             )
     accelerator.wait_for_everyone()
-    accelerator.end_training()
     return rows
 
 
@@ -105,26 +128,22 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def find_clips(given: list[str]) -> list[Row]:
-    """Every clip once, sorted within a folder; what is named itself is taken whatever its ending.
+@contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Refuses a second run that would write the same file at the same time.
 
     Raises:
-        UserError: for a path that does not exist, and if there is no clip at all.
+        UserError: if another one is writing.
     """
-    found: dict[str, Row] = {}
-    for name in given:
-        path = Path(name)
-        if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if is_clip(p) and p.is_file())
-            if not files:
-                raise UserError(f"the folder '{path}' holds no clip; name another")
-        elif path.exists():
-            files = [path]
-        else:
-            raise UserError(f"'{path}' does not exist; correct the path")
-        for file in files:
-            found.setdefault(str(file.resolve()), {"id": str(file), "video": str(file.resolve())})
-    return list(found.values())
+    lock = FileLock(output.with_name(f".{output.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"another process is writing '{output}'; wait for it, or name another file") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def find_threshold(args: argparse.Namespace, checkpoint: Checkpoint) -> float:
@@ -170,6 +189,11 @@ def decide(row: Row, threshold: float) -> Row:
     } | ({"rationale": row["rationale"]} if "rationale" in row else {})
 
 
+def no_formula(cell: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: a quote before = + - @."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t")) else cell
+
+
 def write(rows: list[Row], output: Path, names: list[str], *, rationale: bool) -> None:
     """JSON Lines as the rows are; in CSV each label's score is a column `score: LABEL`."""
     if output.suffix == ".jsonl":
@@ -180,7 +204,7 @@ def write(rows: list[Row], output: Path, names: list[str], *, rationale: bool) -
     writer = csv.writer(stream)
     writer.writerow(plain + [f"score: {name}" for name in names])
     for row in rows:
-        writer.writerow([row.get(key) for key in plain] + [row["scores"].get(name) for name in names])
+        writer.writerow([no_formula(row.get(key)) for key in plain] + [row["scores"].get(name) for name in names])
     write_text(output, stream.getvalue())
 
 

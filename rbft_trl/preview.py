@@ -18,6 +18,7 @@ from rbft_trl.configs import (
     RationaleArguments,
     StageArguments,
 )
+from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
 from rbft_trl.model.collator import IGNORED, ClipCollator
 from rbft_trl.model.loading import (
@@ -27,9 +28,9 @@ from rbft_trl.model.loading import (
     mark_trained,
     trained_parts_table,
 )
+from rbft_trl.plan import make_plan
 from rbft_trl.recipe import parse_recipe
-from rbft_trl.stage_rows import training_rows
-from rbft_trl.start import Row, Task, open_task
+from rbft_trl.start import Row, Task
 from rbft_trl.training_config import TrainingConfig
 
 TRAINING = (AdapterArguments, StageArguments, TrainingConfig)
@@ -68,29 +69,38 @@ class Recipe:
         return frame_factor(load_processor(self.base.model_name_or_path, self.base.model_revision))
 
     def preview(self) -> dict[str, Any]:
-        """One example, batch and steps, trained parameters by part."""
-        adapters, stage, training = self.rest
-        task = open_task(self.data, self.base)
-        train = training_rows(task, stage)
+        """One example, batch and steps, trained parameters by part; all that training would check is checked.
+
+        Raises:
+            UserError: for what would stop the run.
+        """
+        adapters, _, training = self.rest
+        plan = make_plan(self.data, self.base, *self.rest)
         return {
-            "example": example_of(task, train[0], stage),
-            "budget": budget_of(task, train, training, stage),
+            "example": example_of(plan.collator, plan.train[0]),
+            "budget": budget_of(plan.task, plan.collator, plan.train, training),
             "parts": parts_of(self.base, adapters),
         }
 
+    def prompt_tokens(self, card: TaskCard) -> dict[str, int]:
+        """Text tokens of the label prompt and of the rationale prompt, without the clip."""
+        tokenizer = load_processor(self.base.model_name_or_path, self.base.model_revision).tokenizer
+        asked = {"label": card.label_prompt(definitions=self.data.definitions)}
+        asked |= {"rationale": card.rationale_prompt(definitions=self.data.definitions)}
+        return {kind: len(tokenizer(text, split_special_tokens=True).input_ids) for kind, text in asked.items()}
 
-def example_of(task: Task, row: Row, stage: StageArguments) -> dict[str, Any]:
+
+def example_of(collator: ClipCollator, row: Row) -> dict[str, Any]:
     """The first training example.
 
     Returns:
         `dict`: `id`, `spans` (`(text, is it trained)`, in order; placeholders of video tokens are counted, not
         repeated), `tokens`, `video_tokens`, `trained_tokens`, and `frames` (uint8 `[T, H, W, 3]`).
     """
-    collator = task.collator(label_in_prompt=stage.label_in_prompt)
     batch = collator([row])
     ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
     trained = [label != IGNORED for label in labels]
-    video = task.processor.video_token_id
+    video = collator.processor.video_token_id
     return {
         "id": row["id"],
         "spans": spans(collator, ids, trained, video),
@@ -120,11 +130,10 @@ def parts_of(base: ModelArguments, adapters: AdapterArguments) -> str:
     return trained_parts_table(model)
 
 
-def budget_of(task: Task, train: list[Row], training: TrainingConfig, stage: StageArguments) -> dict[str, Any]:
+def budget_of(task: Task, collator: ClipCollator, train: list[Row], training: TrainingConfig) -> dict[str, Any]:
     """Batch, steps and tokens of a training recipe; tokens are quantiles (0, 25, 50, 75, 100 %) over training rows."""
     batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     per_epoch = len(train) // batch if training.dataloader_drop_last else -(-len(train) // batch)
-    collator = task.collator(label_in_prompt=stage.label_in_prompt)
     shapes = [task.manifest[row["id"]]["shape"] for row in train]
     tokens = collator.count_tokens(train, shapes)
     return {
@@ -136,5 +145,4 @@ def budget_of(task: Task, train: list[Row], training: TrainingConfig, stage: Sta
         "steps": training.max_steps if training.max_steps > 0 else round(per_epoch * training.num_train_epochs),
         "tokens": np.quantile(tokens, [0, 0.25, 0.5, 0.75, 1]).round().astype(int).tolist(),
         "max_length": training.max_length,
-        "too_long": sum(count > (training.max_length or count) for count in tokens),
     }

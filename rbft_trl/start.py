@@ -96,7 +96,10 @@ def open_task(data: DataArguments, base: ModelArguments) -> Task:
         )
     if bad:
         warnings.warn(f"{said_of(bad, manifest, len(rows))}; they are left out, and wrong in evaluation", stacklevel=2)
-    check_contents([row for row in rows if row not in bad], manifest)
+    readable = [row for row in rows if manifest[row["id"]]["reason"] is None]
+    if bad:
+        check_splits(readable, card)  # a class may have lost all its training clips
+    check_contents(readable, manifest)
     left = [row for row in rows if row["split"] != "train" or manifest[row["id"]]["reason"] is None]
     drawn = draw_shots(left, data.shots, seed=data.draw)
     return Task(card, root, drawn, frames, processor, manifest, data.definitions)

@@ -237,6 +237,7 @@ BAD: dict[str, tuple[Maker, str]] = {
     "subtitle.mp4": (data(b"1\n00:00:00,000 --> 00:00:01,000\nhello\n"), "not_a_video"),
     "pointer.mp4": (data(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"), "not_a_video"),
     "png.mp4": (picture("PNG"), "not_a_video"),
+    "avif.mp4": (picture("AVIF"), "not_a_video"),
     "jpeg.mp4": (picture("JPEG"), "not_a_video"),
     "webp.mp4": (picture("WEBP"), "not_a_video"),
     "wav.avi": (sound_file, "not_a_video"),

@@ -72,7 +72,8 @@ def test_a_person_uploads_a_clip_and_sees_its_label(page: str, clip: str, classi
         wait.until(lambda b: b.find_elements(By.CSS_SELECTOR, "#clip input[type=file]"))
         browser.find_element(By.CSS_SELECTOR, "#clip input[type=file]").send_keys(clip)
         wait.until(lambda b: Path(clip).stem in b.find_element(By.CSS_SELECTOR, "#clip").text)
-        browser.find_element(By.CSS_SELECTOR, "#go").click()
+        button = wait.until(lambda b: b.find_elements(By.CSS_SELECTOR, "#go"))[0]
+        browser.execute_script("arguments[0].click()", button)  # the page may still be moving
         best = classifier(clip)[0]["label"]
         wait.until(lambda b: best in b.find_element(By.CSS_SELECTOR, "#scores").text)
         wait.until(lambda b: len(b.find_elements(By.CSS_SELECTOR, ".grid-wrap img, .thumbnail-item img")) >= 8)

@@ -31,10 +31,11 @@ ALLOWED = {
     "evidence": {"errors", "data", "configs"},
     "start": {"errors", "data", "configs", "model"},
     "batches": {"errors", "data", "model"},
-    "classifier": {"errors", "data", "configs", "model", "evidence"},
+    "classifier": {"errors", "data", "configs", "model", "evidence", "batches"},
     "stage_rows": {"errors", "data", "configs", "model", "evidence", "start"},
     "browse": {"errors", "data", "configs", "model", "evidence", "classifier", "start"},
-    "preview": {"errors", "data", "configs", "training_config", "recipe", "model", "start", "stage_rows"},
+    "plan": {"errors", "data", "configs", "training_config", "model", "start", "stage_rows"},
+    "preview": {"errors", "data", "configs", "training_config", "recipe", "model", "start", "plan"},
 }
 ENTRIES = {"sft", "rationales", "eval", "compare", "predict", "check", "app"}
 ALLOWED |= {entry: {*ALLOWED, *(ENTRIES - {"compare"} if entry == "compare" else ())} for entry in ENTRIES}

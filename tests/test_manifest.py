@@ -115,6 +115,19 @@ def test_a_clip_that_hangs_or_crashes_its_decoder_is_told(
     assert time.perf_counter() - began < 20 and "crashed (exit 7)" in found["c.mp4"]["detail"]
 
 
+def test_a_limit_of_time_is_not_remembered(
+    rows: list[dict], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = manifest.describe_clip
+    monkeypatch.setattr(manifest, "describe_clip", hangs)
+    assert ask(rows, tmp_path, seconds=1.0)["b.mp4"]["reason"] == "too_long"
+    monkeypatch.setattr(manifest, "describe_clip", real)
+    (file,) = cache.glob("*.jsonl")
+    with file.open("a") as stream:
+        stream.write('{"video": "a line of nobody"}\n')
+    assert ask(rows, tmp_path)["b.mp4"]["reason"] is None
+
+
 def test_a_clip_that_needs_too_much_memory_is_told(
     rows: list[dict], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

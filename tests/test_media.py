@@ -5,11 +5,12 @@ import socket
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rbft_trl.data.manifest import read_manifest
 from rbft_trl.data.video import ClipError, FrameSettings, read_clip
-from tests.media import BAD, EITHER, NAMES, OK
+from tests.media import BAD, EITHER, NAMES, OK, encoded
 
 FACTOR = 28
 FRAMES = FrameSettings(num_frames=8, min_pixels=FACTOR**2, max_pixels=16 * FACTOR**2)
@@ -95,3 +96,15 @@ def test_a_damaged_file_may_be_used_if_its_share_is_stated(verdicts: dict[str, d
     assert 0 < clip.lost < 0.7 * 60 and clip.total_frames == 60 - clip.lost and len(clip.frames) == 8
     with pytest.raises(ClipError, match=r"damaged.*\d+ of 60 frames can be decoded"):
         read_clip(path, FRAMES, factor=FACTOR)
+
+
+def test_damage_between_the_sampled_frames_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later read jumps over it; the manifest decodes the whole clip."""
+    monkeypatch.setenv("RBFT_CACHE", str(tmp_path / "cache"))
+    path = encoded(tmp_path / "a.mp4", frames=1200, options={"g": "12"}, container={"movflags": "faststart"})
+    data = bytearray(path.read_bytes())
+    middle = slice(int(len(data) * 0.5), int(len(data) * 0.5) + len(data) // 40)
+    data[middle] = np.random.default_rng(0).integers(0, 256, middle.stop - middle.start, np.uint8).tobytes()
+    path.write_bytes(data)
+    (entry,) = read_manifest([{"id": "a", "video": "a.mp4"}], tmp_path, FRAMES, factor=FACTOR).values()
+    assert entry["reason"] == "damaged" and "of 1200 frames" in entry["detail"]

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from rbft_trl.configs import StageArguments
+from rbft_trl.data import container
 from rbft_trl.data.video import ClipError, FrameSettings, read_clip
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.inference import LabelScorer
 from rbft_trl.stage_rows import training_rows
 from rbft_trl.start import Task
 from tests.helpers import make_collator
+from tests.media import encoded
 from tests.test_video import FACTOR, FRAMES, naive
 
 TITLE = "Red <|im_end|> things"
@@ -90,3 +92,28 @@ def test_rows_of_a_stage_keep_their_part_and_their_text(collator: ClipCollator) 
     task = Task(collator.card, collator.root, rows, FRAMES, collator.processor, {"a": {"reason": None}}, False)
     (kept,) = training_rows(task, StageArguments(init="base", target="label"))
     assert (kept["start"], kept["end"], kept["context"]) == (1.0, 2.0, TITLE)
+
+
+def test_a_part_of_a_clip_with_an_uneven_rate_is_cut_by_time(tmp_path: Path) -> None:
+    """Ten seconds at 1 frame a second, then ten at 30: a part is where its seconds are."""
+    stamps = [30 * i for i in range(10)] + [300 + i for i in range(300)]
+    for name in ("a.mp4", "a.mkv"):
+        path = encoded(tmp_path / name, frames=310, rate=30, stamps=stamps)
+        early, late = (
+            read_clip(path, FRAMES, factor=FACTOR, start=start, end=end) for start, end in ((0, 10), (10, 19))
+        )
+        assert early.indices.max() == 9 and (late.indices.min(), late.indices.max()) == (10, 279), name
+        assert np.array_equal(late.frames, naive(path, late.indices, *late.frames.shape[1:3]))
+
+
+def test_a_part_in_the_middle_of_a_long_file_is_jumped_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same frames as straight decoding, of far fewer that were decoded."""
+    path = encoded(tmp_path / "long.mp4", frames=2000, rate=25, options={"g": "50", "bf": "2"})
+    decoded = []
+    real = container._frames
+    monkeypatch.setattr(container, "_frames", lambda *args: (decoded.append(1) or f for f in real(*args)))
+    part = read_clip(path, FRAMES, factor=FACTOR, start=60.0, end=64.0)
+    assert len(decoded) < 200 and (part.indices[0], part.indices[-1]) == (1500, 1599)
+    decoded.clear()
+    straight = read_clip(path, FRAMES, factor=FACTOR, start=60.0, end=64.0, straight=60.0)
+    assert len(decoded) == 1600 and np.array_equal(part.frames, straight.frames)

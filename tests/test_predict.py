@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,83 @@ def test_a_bad_clip_is_an_error_in_python(trained: Path, tmp_path: Path) -> None
     (tmp_path / "bad.mp4").write_bytes(b"")
     with pytest.raises(ClipError, match="empty_file"):
         VideoClassifier.from_pretrained(trained, device="cpu")(tmp_path / "bad.mp4")
+
+
+def test_a_table_gives_parts_and_text(trained: Path, toy_set: tuple, tmp_path: Path, recwarn: Any) -> None:
+    clip = next(iter(sorted((toy_set[1] / "clips").iterdir())))
+    shutil.copy(clip, tmp_path / "a.mp4")
+    (tmp_path / "new.csv").write_text("video;start;end;text\na.mp4;0,5;1,5;a  title\na.mp4;;;\n")
+    command = [str(tmp_path / "new.csv"), "--model", str(trained), "--use_cpu", "--output"]
+    part, whole = predict.main([*command, str(tmp_path / "out.jsonl")])
+    assert part["clip"].endswith("a.mp4#0.5-1.5") and whole["clip"].endswith("a.mp4")
+    classifier = VideoClassifier.from_pretrained(trained, device="cpu")
+    asked = {"video": tmp_path / "a.mp4", "start": 0.5, "end": 1.5, "text": "a title"}
+    assert {a["label"]: a["score"] for a in classifier(asked)} == pytest.approx(part["scores"], abs=1e-5)
+    assert part["scores"] != pytest.approx(whole["scores"], abs=1e-5)
+    assert not [w for w in recwarn if "trained with the text" in str(w.message)]
+    record = json.loads((trained / "rbft.json").read_text())
+    try:
+        write_json(trained / "rbft.json", record | {"uses_text": True})
+        with pytest.warns(UserWarning, match="was trained with the text beside each clip"):
+            predict.main([*command, str(tmp_path / "again.jsonl")])
+    finally:
+        write_json(trained / "rbft.json", record)
+
+
+def test_odd_names_and_links_are_rows(trained: Path, toy_set: tuple, tmp_path: Path) -> None:
+    clip = next(iter(sorted((toy_set[1] / "clips").iterdir())))
+    inside = tmp_path / "in"
+    inside.mkdir()
+    shutil.copy(clip, inside / "=1+1.mp4")
+    (inside / "also.mp4").symlink_to(inside / "=1+1.mp4")
+    (inside / "out.mp4").symlink_to(clip)
+    (inside / "gone.mp4").symlink_to(inside / "nowhere")
+    names = ["=1+1.mp4", "also.mp4", "gone.mp4", "out.mp4"]
+    try:
+        shutil.copy(clip, os.fsdecode(os.fsencode(inside) + b"/caf\xe9.mp4"))
+        names.insert(1, "also.mp4")
+        names[2] = "caf\\xe9.mp4"
+    except OSError:
+        pass
+    rows = predict.main([str(inside), "--model", str(trained), "--use_cpu", "--output", str(tmp_path / "o.csv")])
+    assert sorted(Path(row["clip"]).name for row in rows) == sorted(names)
+    by_name = {Path(row["clip"]).name: row for row in rows}
+    assert by_name["=1+1.mp4"]["scores"] == pytest.approx(by_name["also.mp4"]["scores"], abs=1e-5)
+    assert "it is a link out of" in by_name["out.mp4"]["error"] and "missing" in by_name["gone.mp4"]["error"]
+    with (tmp_path / "o.csv").open(newline="") as stream:
+        assert all(not row["clip"].startswith("=") for row in csv.DictReader(stream))
+
+
+def test_a_clip_that_changed_is_read_again_and_two_runs_do_not_mix(
+    trained: Path, toy_set: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, clip in enumerate(sorted((toy_set[1] / "clips").iterdir())[:4]):
+        shutil.copy(clip, tmp_path / f"{number}.mp4")
+    clips = [str(tmp_path / f"{number}.mp4") for number in range(4)]
+    command = [
+        *clips,
+        "--model",
+        str(trained),
+        "--use_cpu",
+        "--output",
+        str(tmp_path / "o.jsonl"),
+        "--batch_size",
+        "2",
+    ]
+    real, calls = VideoClassifier.scores, []
+
+    def stops(self: VideoClassifier, rows: list, read: list) -> list:
+        calls.append(rows)
+        if len(calls) == 2:
+            with pytest.raises(UserError, match="another process is writing"):
+                predict.main(command)
+            raise KeyboardInterrupt
+        return real(self, rows, read)
+
+    monkeypatch.setattr(VideoClassifier, "scores", stops)
+    with pytest.raises(KeyboardInterrupt):
+        predict.main(command)
+    monkeypatch.undo()
+    (tmp_path / "0.mp4").write_bytes(b"spoilt")
+    rows = predict.main(command)
+    assert "not_a_video" in rows[0]["error"] and all(row["error"] is None for row in rows[1:])

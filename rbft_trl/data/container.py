@@ -7,6 +7,7 @@ followed and no protocol is spoken. PyAV carries FFmpeg in its wheel: no system 
 import bisect
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ VIDEO_SUFFIXES = (
     ".wmv", ".gif",
 )  # fmt: skip
 MOST_PIXELS = 8192 * 8192  # of one frame: 8K passes, a bomb does not
+STILLS = (b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1")
 SEEK_PAYS_BELOW = 0.5  # seek if it decodes less than this share of the frames that straight decoding would
 HIDDEN_FRAMES = 2  # an edit list may hide the first or last frames that the header counts
 REORDERED = 16  # frames that a decoder may hold back; counted as the price of each seek
@@ -51,7 +53,9 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
         ClipError: if the file is missing or no video that can be decoded.
     """
     if "\0" in str(path) or not os.path.isfile(path):
-        raise ClipError(path, "missing", "there is no such file; correct the path or remove the row")
+        there = "\0" not in str(path) and os.path.lexists(path)
+        what = "it is no regular file (a folder, a pipe, a link to nothing)" if there else "there is no such file"
+        raise ClipError(path, "missing", f"{what}; correct the path or remove the row")
     try:
         with path.open("rb") as file:
             demuxer = _demuxer(file.read(400), path)
@@ -86,6 +90,8 @@ def _demuxer(head: bytes, path: Path) -> str:
     """FFmpeg's name of the container, from the first bytes; a transport stream repeats 0x47 in each packet."""
     if not head:
         raise ClipError(path, "empty_file", "it has 0 bytes; replace the file")
+    if head[4:8] == b"ftyp" and head[8:12] in STILLS:
+        raise ClipError(path, "not_a_video", "it is a still image (AVIF or HEIC); convert it to mp4")
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
         return "mov"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
@@ -125,6 +131,28 @@ def _count_packets(container: Any, stream: Any, fps: float, path: Path) -> int:
     return total
 
 
+def stamps(container: Any, stream: Any) -> np.ndarray | None:
+    """When each frame is shown, float64 `[N]` in seconds from the first; None if the rate is constant by the index.
+
+    Nothing is decoded: the time stamps of the packets are sorted.
+    """
+    if _constant_step(stream) is not None:
+        return None
+    times = sorted(
+        float(packet.pts * packet.time_base)
+        for packet in container.demux(stream)
+        if packet.pts is not None and packet.size
+    )
+    container.seek(0)
+    return np.array(times) - times[0] if times else None
+
+
+def _constant_step(stream: Any) -> int | None:
+    """Time from frame to frame in the stream's unit, if the file's index holds one step only."""
+    steps = {b.timestamp - a.timestamp for a, b in itertools.pairwise(stream.index_entries)}
+    return steps.pop() if len(steps) == 1 and min(steps) > 0 else None
+
+
 @dataclass
 class Decoded:
     """What came out of a file.
@@ -142,15 +170,38 @@ class Decoded:
     recovered: int = 0
 
 
+class OutOfTimeError(Exception):
+    """Straight decoding takes longer than it may."""
+
+
 def decode(
-    container: Any, stream: Any, wanted: Sequence[int], picture: Callable[[Any], np.ndarray], total: int
+    container: Any,
+    stream: Any,
+    wanted: Sequence[int],
+    picture: Callable[[Any], np.ndarray],
+    total: int,
+    *,
+    straight: float | None = None,
 ) -> Decoded:
     """Decodes until the last wanted frame is there, and converts only the wanted ones.
 
     Where the file's index proves one constant frame rate and lists the key frames, and that saves at least half of
     the decoding, it jumps to the key frame before each wanted frame; the frames are the same.
+
+    Args:
+        container (`av.container.InputContainer`): The file.
+        stream (`av.VideoStream`): Its video.
+        wanted (`Sequence[int]`): Numbers of frames.
+        picture (`Callable`): Converts a frame.
+        total (`int`): Frames in the file.
+        straight (`float`, *optional*): No jumps, so that damage between the wanted frames is seen; for at most so many
+            seconds.
+
+    Raises:
+        OutOfTimeError: if that takes longer.
     """
-    jumps = _jumps(stream, sorted(set(wanted)), total)
+    began = time.monotonic()
+    jumps = None if straight is not None else _jumps(stream, sorted(set(wanted)), total)
     if jumps and (found := _by_jumps(container, stream, jumps, picture)) is not None:
         return found
     if jumps:  # the file did not do what its index says
@@ -163,6 +214,8 @@ def decode(
         found.frames += 1
         if not left and not found.damaged:
             break
+        if straight is not None and time.monotonic() - began > straight:
+            raise OutOfTimeError
     return found
 
 
@@ -185,8 +238,7 @@ def _frames(container: Any, stream: Any, found: Decoded) -> Iterator[Any]:
 def _jumps(stream: Any, wanted: list[int], total: int) -> list[tuple[Any, list[int]]] | None:
     """`(index entry of a key frame, wanted frames from there to the next)`, if jumping is exact and pays."""
     entries = list(stream.index_entries)
-    steps = {b.timestamp - a.timestamp for a, b in itertools.pairwise(entries)}
-    if stream.start_time is None or len(entries) != total or len(steps) != 1 or min(steps) <= 0:
+    if stream.start_time is None or len(entries) != total or _constant_step(stream) is None:
         return None
     keys = [number for number, entry in enumerate(entries) if entry.is_keyframe]
     if not keys or keys[0] != 0:

@@ -36,7 +36,7 @@ def parse_object(text: str | bytes, place: str, *, way_out: str = OURS) -> dict[
     """
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{place} is not JSON ({error}); {way_out}") from error
     if not isinstance(value, dict):
         raise UserError(f"{place} holds {type(value).__name__}, not an object; {way_out}")
@@ -102,7 +102,7 @@ def write_text(path: str | Path, text: str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
+    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream:  # odd file names
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
@@ -141,7 +141,7 @@ class BatchLog:
         fresh = not self.part.exists()
         if not fresh:
             _cut_half_line(self.part)
-        with self.part.open("a", encoding="utf-8") as stream:
+        with self.part.open("a", encoding="utf-8", errors="backslashreplace") as stream:
             if fresh or self.part.stat().st_size == 0:
                 stream.write(json.dumps({"settings": self.settings}) + "\n")
             stream.write(json.dumps({"batch": batch, "rows": rows}, ensure_ascii=False) + "\n")

@@ -10,11 +10,13 @@ import hashlib
 import itertools
 import json
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from rbft_trl.data.children import SECONDS, ChildError, in_children
@@ -23,8 +25,9 @@ from rbft_trl.data.video import ClipError, FrameSettings, describe_clip
 
 Row = dict[str, Any]
 Entry = dict[str, Any]
+NEEDED = {"video", "start", "end", "size", "changed", "reason", "detail"}
 SAVE_EVERY = 20  # clips; what a kill can lose
-VERSION = 1  # raise it when entries change their meaning
+VERSION = 2  # raise it when entries change their meaning
 
 
 def cache_folder() -> Path:
@@ -48,18 +51,19 @@ def read_manifest(
         seconds (`float`, *optional*, defaults to 10): Longest time that one clip may take.
 
     Returns:
-        `dict[str, dict]`: `reason` and `detail` (None for a good clip), `seconds`, `fps`, `total_frames`, `lost`,
-        `height`, `width`, `codec`, `shape` (frames, height, width as the model sees them), `file` and `content`
-        (hashes of the bytes and of the sampled frames).
+        `dict[str, dict]`: `reason` and `detail` (None for a good clip), `seconds` (of the part), `file_seconds`,
+        `fps`, `total_frames`, `lost`, `whole` (False for a long file whose frames were not all decoded), `height`,
+        `width`, `codec`, `shape` (frames, height, width as the model sees them), `file` and `content` (hashes of the
+        bytes and of the sampled frames).
     """
     sampler = [VERSION, str(root.resolve()), frames.to_dict(), factor]
     name = hashlib.sha256(json.dumps(sampler).encode()).hexdigest()[:16]
     file = make_folder(cache_folder()) / f"{name}.jsonl"
-    with FileLock(f"{file}.lock"):
+    with _patient_lock(file):
         log = BatchLog(file, {"sampler": sampler}, rank=0)
         begun = log.load()
         old = [*(read_jsonl(file) if file.is_file() else []), *(entry for batch in begun.values() for entry in batch)]
-        known = {_part(entry): entry for entry in old}
+        known = {_part(entry): entry for entry in old if entry.keys() >= NEEDED}
         asked = {_part(entry): entry for entry in (_asked(row, root) for row in rows)}
         missing = [entry for part, entry in asked.items() if not _is_same(known.get(part), entry)]
         made = _read_all(missing, root, frames, factor, seconds)
@@ -75,12 +79,30 @@ def read_manifest(
     return {row["id"]: known[_part(row)] for row in rows}
 
 
+@contextmanager
+def _patient_lock(file: Path) -> Iterator[None]:
+    lock = FileLock(f"{file}.lock")
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        print("another process is reading the clips; waiting for it", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _part(entry: Row | Entry) -> tuple[Any, ...]:
     return entry["video"], entry.get("start"), entry.get("end")
 
 
 def _is_same(known: Entry | None, asked: Entry) -> bool:
-    return known is not None and (known["size"], known["changed"]) == (asked["size"], asked["changed"])
+    return (
+        known is not None
+        and not known.get("passing")
+        and (known["size"], known["changed"]) == (asked["size"], asked["changed"])
+    )
 
 
 def _asked(row: Row, root: Path) -> Entry:
@@ -98,7 +120,7 @@ def _read_all(asked: list[Entry], root: Path, frames: FrameSettings, factor: int
     found = in_children(read, asked, workers=None, seconds=seconds) if asked else iter(())
     for entry, said in zip(asked, found, strict=True):
         if isinstance(said, ChildError):
-            said = _bad(said.reason, said.detail)
+            said = _bad(said.reason, said.detail) | {"passing": True}  # a busy machine: asked again next time
         elif isinstance(said, Exception):
             raise said
         yield entry | said

@@ -44,8 +44,10 @@ def load_rows(card: TaskCard) -> list[Row]:
             f"the text of {cut} clips is longer than data.text_limit = {source.text_limit} and was cut", stacklevel=2
         )
     for row in rows:
-        if not _is_text(row["id"] + row["video"] + row["group"]):
-            raise UserError(f"{row['place']!a}: id, video or group is no valid Unicode; rename the file")
+        if not _is_text(row["id"] + row["video"] + row["group"] + (row["context"] or "")):
+            raise UserError(
+                f"{row['place']!a}: id, video, group or text is no valid Unicode; rename the file or correct the cell"
+            )
         if row["split"] is None:
             raise UserError(
                 f"{row['place']}: 'split' is empty while other rows have one; fill it in for all rows or none"
@@ -123,7 +125,7 @@ def _checked(raw: dict[str, Any], place: str, card: TaskCard) -> Row:
                 f"{place}: split '{row['split']}'{nearest(row['split'], SPLIT_NAMES)}; use one of {', '.join(SPLITS)}"
             )
         row["split"] = split
-    row["start"], row["end"] = (_seconds(row[name], name, place) for name in ("start", "end"))
+    row["start"], row["end"] = (seconds_of(row[name], name, place) for name in ("start", "end"))
     if row["end"] is not None and row["end"] <= (row["start"] or 0):
         raise UserError(f"{place}: 'end' {row['end']:g} s is not after 'start' {row['start'] or 0:g} s; correct them")
     whole = row["start"] is None and row["end"] is None
@@ -159,11 +161,12 @@ def _label(value: Any, place: str, card: TaskCard) -> str | None:
     raise UserError(f"{place}: label '{label}' is not in {card.path}{hint}; correct the cell or the card")
 
 
-def _seconds(text: str | None, column: str, place: str) -> float | None:
+def seconds_of(text: Any, column: str, place: str) -> float | None:
     """Seconds from `12.5`, `1:23` or `0:01:23.5`."""
-    if text is None:
+    if text is None or text == "":
         return None
-    parts = text.split(":")
+    text = str(text).strip()
+    parts = re.sub(r"^(\d+),(\d+)$", r"\1.\2", text).split(":")  # a decimal comma
     try:
         seconds = sum(float(part) * 60**i for i, part in enumerate(reversed(parts)))
         fits = len(parts) <= 3 and 0 <= seconds < float("inf") and all(float(part) >= 0 for part in parts)

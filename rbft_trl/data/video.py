@@ -14,9 +14,11 @@ import torch
 from av.video.reformatter import VideoReformatter
 from qwen_vl_utils.vision_process import smart_nframes, smart_resize
 
-from rbft_trl.data.container import HIDDEN_FRAMES, ClipError, Decoded, decode, length, opened
+from rbft_trl.data.container import HIDDEN_FRAMES, ClipError, Decoded, OutOfTimeError, decode, length, opened, stamps
 from rbft_trl.errors import UserError
 
+HALF_TICK = 0.0005  # seconds: time stamps are rounded, to milliseconds in Matroska
+STRAIGHT_SECONDS = 4.0  # of whole decoding when a clip is looked at for the first time
 TEMPORAL_PATCH = 2  # frames come in pairs in every Qwen2-VL-class tower
 
 
@@ -109,7 +111,13 @@ def resized(height: int, width: int, settings: FrameSettings, *, factor: int) ->
 
 
 def read_clip(
-    path: Path, settings: FrameSettings, *, factor: int, start: float | None = None, end: float | None = None
+    path: Path,
+    settings: FrameSettings,
+    *,
+    factor: int,
+    start: float | None = None,
+    end: float | None = None,
+    straight: float | None = None,
 ) -> Clip:
     """Reads the sampled frames of a clip and converts only those.
 
@@ -119,6 +127,7 @@ def read_clip(
         factor (`int`): Both sides of a frame become multiples of it.
         start (`float`, *optional*): Second where the clip begins, if it is a part of the file.
         end (`float`, *optional*): Second where it ends.
+        straight (`float`, *optional*): See `rbft_trl.data.container.decode`.
 
     Raises:
         ClipError: if the file is missing, no video, cut off or damaged.
@@ -126,8 +135,9 @@ def read_clip(
     picture = _Picture(settings, factor, path)
     with opened(path) as (container, stream):
         total, fps, counted = length(container, stream, path)
-        indices = _part_indices(total, fps, settings, start, end, path)
-        found = decode(container, stream, indices.tolist(), picture, total)
+        times = None if start is None and end is None else stamps(container, stream)
+        indices = _part_indices(total, fps, settings, start, end, path, times)
+        found = decode(container, stream, indices.tolist(), picture, total, straight=straight)
     lost = 0
     if found.damaged or len(found.pictures) < len(set(indices.tolist())):
         lost = _check_lost(found, total, settings, path, counted=counted)
@@ -166,16 +176,24 @@ def _check_lost(found: Decoded, total: int, settings: FrameSettings, path: Path,
 
 
 def _part_indices(
-    total: int, fps: float, settings: FrameSettings, start: float | None, end: float | None, path: Path
+    total: int,
+    fps: float,
+    settings: FrameSettings,
+    start: float | None,
+    end: float | None,
+    path: Path,
+    times: np.ndarray | None = None,
 ) -> np.ndarray:
-    """`sample_indices` within `start` and `end` seconds, by the mean frame rate."""
-    first = 0 if start is None else round(start * fps)
-    last = total if end is None else min(round(end * fps), total)
+    """`sample_indices` within `start` and `end` seconds: by the frames' time stamps where the rate is not constant."""
+    if times is not None and len(times) == total:
+        first = 0 if start is None else int(np.searchsorted(times, start - HALF_TICK))
+        last = total if end is None else int(np.searchsorted(times, end - HALF_TICK))
+    else:
+        first = 0 if start is None else round(start * fps)
+        last = total if end is None else min(round(end * fps), total)
     if first >= min(last, total):
         seconds = total / fps
-        raise ClipError(
-            path, "too_short", f"no frame from {start or 0:g} to {end or seconds:g} of its {seconds:.2f} s"
-        )
+        raise ClipError(path, "too_short", f"no frame from {start or 0:g} to {end or seconds:g} of {seconds:.2f} s")
     return first + sample_indices(last - first, fps, settings)
 
 
@@ -187,11 +205,19 @@ def describe_clip(
     Raises:
         ClipError: as `read_clip`.
     """
-    clip = read_clip(path, settings, factor=factor, start=start, end=end)
+    part = {"start": start, "end": end}
+    try:
+        straight = STRAIGHT_SECONDS if start is None else None  # a part may lie hours behind the beginning
+        clip, whole = read_clip(path, settings, factor=factor, **part, straight=straight), True
+    except OutOfTimeError:
+        clip, whole = read_clip(path, settings, factor=factor, **part), False
     with opened(path) as (_, stream):
         codec, height, width = stream.codec_context.name, stream.codec_context.height, stream.codec_context.width
+    seconds = clip.total_frames / clip.fps
     return {
-        "seconds": clip.total_frames / clip.fps,
+        "seconds": (seconds if end is None else min(end, seconds)) - (start or 0.0),
+        "file_seconds": seconds,
+        "whole": whole,
         "fps": clip.fps,
         "total_frames": clip.total_frames,
         "lost": clip.lost,

@@ -78,6 +78,19 @@ def _unreadable(rows: list[Row], manifest: dict[str, Entry], *, leave_out: bool)
         lost = manifest[damaged[0]["id"]]["lost"]
         message = f"{len(damaged)} clips are damaged but used, e.g. '{damaged[0]['video']}' without {lost} frames"
         yield Finding("warning", "damaged_but_used", message, [row["id"] for row in damaged])
+    partly = [row for row in rows if manifest[row["id"]].get("whole") is False]
+    if partly:
+        message = (
+            f"{len(partly)} clips are too long to be decoded as a whole here, e.g. '{partly[0]['video']}'; damage "
+        )
+        message += "between their sampled frames would not be seen"
+        yield Finding("warning", "long", message, [row["id"] for row in partly])
+    beyond = [row for row in rows if row["end"] and row["end"] > manifest[row["id"]].get("file_seconds", 1e9) + 0.5]
+    if beyond:
+        seconds = manifest[beyond[0]["id"]]["file_seconds"]
+        message = f"{len(beyond)} parts end after their file, e.g. '{beyond[0]['video']}' at {beyond[0]['end']:g} of "
+        message += f"{seconds:.1f} s; they end with the file"
+        yield Finding("warning", "end_beyond", message, [row["id"] for row in beyond])
     short = [row for row in rows if _is_short(manifest[row["id"]])]
     if short:
         entry = manifest[short[0]["id"]]
@@ -108,25 +121,32 @@ def _groups(rows: list[Row]) -> Iterator[Finding]:
 
 
 def _copies(rows: list[Row], manifest: dict[str, Entry]) -> Iterator[Finding]:
-    """The same file, or the same pictures in another file, more than once."""
-    for key, what in (("file", "the same file"), ("content", "the same pictures in different files")):
-        copies: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    """The same file, or the same pictures in another file, more than once; parts of one file are no copies."""
+    for key, what, level in (("file", "the same file", "error"), ("content", "the same pictures", "warning")):
+        copies: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
-            copies[(manifest[row["id"]][key], *((row["start"], row["end"]) if key == "file" else ()))].append(row)
+            copies[manifest[row["id"]][key]].append(row)
         for same in copies.values():
-            files = {manifest[row["id"]]["file"] for row in same}
-            if len(same) < 2 or (key == "content" and len(files) == 1):
+            if len(same) < 2 or (key == "content" and len({manifest[row["id"]]["file"] for row in same}) == 1):
                 continue
-            level = "error" if key == "file" else "warning"
-            names, ids = quoted([row["video"] for row in same]), [row["id"] for row in same]
-            labels = sorted({row["label"] for row in same if row["label"] is not None})
+            names, ids = quoted(sorted({row["video"] for row in same})), [row["id"] for row in same]
             if len(splits := sorted({row["split"] for row in same})) > 1:
-                yield Finding(level, "leak", f"{names} are {what}, in {' and '.join(splits)}; keep one of them", ids)
-            if len(labels) > 1:
-                message = f"{names} are {what}, with labels {quoted(labels)}; keep the right one"
-                yield Finding(level, "conflicting_labels", message, ids)
-            if len(splits) == 1 and len(labels) <= 1:
-                yield Finding("warning", "duplicate", f"{names} are {what}; keep one of them", ids)
+                yield Finding(level, "leak", f"{names}: {what}, in {' and '.join(splits)}; keep one of them", ids)
+            yield from _equal_parts(same, f"{names}: {what}", level, alone=len(splits) == 1)
+
+
+def _equal_parts(same: list[Row], what: str, level: str, *, alone: bool) -> Iterator[Finding]:
+    parts: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in same:
+        parts[(row["start"], row["end"])].append(row)
+    for equal in parts.values():
+        labels, ids = sorted({row["label"] for row in equal if row["label"] is not None}), [row["id"] for row in equal]
+        if len(labels) > 1:
+            yield Finding(
+                level, "conflicting_labels", f"{what}, with labels {quoted(labels)}; keep the right one", ids
+            )
+        elif len(equal) > 1 and alone:
+            yield Finding("warning", "duplicate", f"{what}, more than once; keep one of them", ids)
 
 
 def _classes(card: TaskCard, rows: list[Row]) -> Iterator[Finding]:

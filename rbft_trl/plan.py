@@ -1,0 +1,143 @@
+"""A training recipe, read and checked: everything that is known of a stage before a model is loaded.
+
+Input: the options of a recipe. Output: a `Plan`, for rbft_trl/sft.py to train and rbft_trl/check.py to show.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from rbft_trl.configs import AdapterArguments, DataArguments, ModelArguments, StageArguments
+from rbft_trl.errors import UserError
+from rbft_trl.model.collator import ClipCollator
+from rbft_trl.model.loading import base_fingerprint, check_base, check_scoring_attention
+from rbft_trl.model.provenance import check_same, check_unseen, read_record
+from rbft_trl.model.trainer import check_optimizer
+from rbft_trl.stage_rows import balance_weights, check_lengths, check_stage0, training_rows
+from rbft_trl.start import Row, Task, open_task
+from rbft_trl.training_config import TrainingConfig
+
+OPTIONS = (DataArguments, ModelArguments, AdapterArguments, StageArguments, TrainingConfig)
+SECRETS = ("hub_token", "push_to_hub_token")
+
+
+@dataclasses.dataclass
+class Plan:
+    """One stage, checked: everything that is known before a model is loaded."""
+
+    base: ModelArguments
+    adapters: AdapterArguments
+    stage: StageArguments
+    training: TrainingConfig
+    task: Task
+    collator: ClipCollator
+    train: list[Row]
+    validation: list[Row]
+    parent: dict[str, Any] | None
+    same: dict[str, Any]
+    recipe: dict[str, Any]
+
+
+def make_plan(
+    data: DataArguments,
+    base: ModelArguments,
+    adapters: AdapterArguments,
+    stage: StageArguments,
+    training: TrainingConfig,
+) -> Plan:
+    """Reads the data and the parent, and checks that all of it fits.
+
+    Raises:
+        UserError: for every mistake that can be seen without the weights.
+    """
+    check_base(base)
+    check_options(base, adapters, stage, training)
+    task = open_task(data, base)
+    card = task.card
+    fingerprint = base_fingerprint(base.model_name_or_path, base.model_revision)
+    same = {"base": fingerprint, "frames": task.frames.to_dict(), "definitions": data.definitions}
+    same |= {
+        "load_in_4bit": base.load_in_4bit,
+        "adapters": dataclasses.asdict(adapters),
+        "shots": data.shots,
+        "draw": data.draw,
+    }
+    parent = None if stage.init == "base" else read_parent(stage.init, task, same)
+    check_stage0(stage, card, same)
+    train = training_rows(task, stage)
+    if stage.class_balance == "weights":
+        train = [row | {"weight": weight} for row, weight in zip(train, balance_weights(train), strict=True)]
+    validation = [row | {"target": "label", "text": ""} for row in task.readable("validation")]
+    if training.eval_strategy != "no" and not validation:
+        raise UserError(
+            f"eval_strategy is '{training.eval_strategy.value}' but {card.path} has no validation clip; set it to no"
+        )
+    if validation and training.eval_strategy != "no" and training.validate_by_score:
+        check_scoring_attention(base)
+    batch = training.train_batch_size * training.world_size
+    if training.dataloader_drop_last and len(train) < batch:
+        raise UserError(
+            f"{len(train)} training rows do not fill one batch of {batch}, and dataloader_drop_last is true; "
+            "lower per_device_train_batch_size or set it to false"
+        )
+    resolved = recipe(data, base, adapters, stage, training)
+    resolved |= {"rows": task.fingerprint(train + validation), "processes": training.world_size}
+    resolved |= {"base": fingerprint, "card": card.fingerprint(), "parent": parent and parent["weights"]}
+    collator = task.collator(label_in_prompt=stage.label_in_prompt)
+    check_lengths(train + validation, collator, task.manifest, training.max_length)
+    return Plan(base, adapters, stage, training, task, collator, train, validation, parent, same, resolved)
+
+
+def check_options(
+    base: ModelArguments, adapters: AdapterArguments, stage: StageArguments, training: TrainingConfig
+) -> None:
+    """Options that contradict one another.
+
+    Raises:
+        UserError: naming both and the way out.
+    """
+    if base.load_in_4bit and not adapters.use_peft:
+        raise UserError("load_in_4bit is true but use_peft is false: 4-bit weights cannot be trained; set one of them")
+    for part in ("merger", "vision"):
+        if getattr(training, f"learning_rate_{part}") is not None and part not in adapters.train_parts:
+            raise UserError(
+                f"learning_rate_{part} is set but train_parts {adapters.train_parts} leaves it out; add or drop it"
+            )
+    if stage.class_balance == "sampler":
+        for key, plain in (("data_seed", None), ("train_sampling_strategy", "random")):
+            if getattr(training, key) != plain:
+                raise UserError(f"'{key}' is set but class_balance: sampler has an order of its own; leave one out")
+    check_optimizer(training)
+    if training.n_gpu > 1:
+        raise UserError(
+            f"{training.n_gpu} GPUs are visible to one process; start with accelerate launch, or set "
+            "CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+def read_parent(init: str, task: Task, same: dict[str, Any]) -> dict[str, Any]:
+    """The record of the stage that this one starts from, if it fits.
+
+    Raises:
+        UserError: if it learned labels already, has another base, labels, frames or adapters, or saw held-out clips.
+    """
+    parent = read_record(init)
+    if parent["target"] == "label":
+        raise UserError(f"init '{init}' was trained on labels already; name the folder of a stage 1, or base")
+    adapters, trained = same["adapters"], parent["adapters"]["train_parts"]
+    if more := [part for part in adapters["train_parts"] if part not in trained]:
+        raise UserError(
+            f"train_parts holds '{more[0]}' but '{init}' was trained on {trained}; train it there too, or leave it out"
+        )
+    check_same(parent, init, task.card, **same | {"adapters": adapters | {"train_parts": trained}})
+    check_unseen(parent, init, task.rows, task.manifest, "validation")
+    check_unseen(parent, init, task.rows, task.manifest, "test")
+    return parent
+
+
+def recipe(*groups: Any) -> dict[str, Any]:
+    """The resolved recipe: every option of every group as it was used, without secrets."""
+    resolved: dict[str, Any] = {}
+    for group in groups:
+        resolved |= group.to_dict() if isinstance(group, TrainingConfig) else dataclasses.asdict(group)
+    return json.loads(json.dumps({k: v for k, v in resolved.items() if k not in SECRETS}, default=str))
