@@ -16,6 +16,7 @@ from rbft_trl.data.children import ChildError, in_children
 from rbft_trl.data.video import Clip, ClipError, read_row
 from rbft_trl.errors import UserError, run_entry
 
+MOST_BYTES = "500mb"  # of an upload
 NOTE = "A rationale is what the model wrote about the clip; it is not the reason for the label."
 
 
@@ -35,7 +36,10 @@ def main(argv: list[str]) -> None:
     device = "cuda" if torch.cuda.is_available() and not args.use_cpu else "cpu"
     checkpoint = Checkpoint.open(args.model, revision=args.revision, base=args.base)
     page = build(VideoClassifier.from_checkpoint(checkpoint, device=device))
-    page.launch(server_port=args.port, show_error=True)
+    try:
+        page.launch(server_port=args.port, show_error=True, max_file_size=MOST_BYTES)
+    except OSError as error:  # the port is taken
+        raise UserError(f"the page cannot be served on port {args.port}: {error}; name another --port") from error
 
 
 def build(classifier: VideoClassifier) -> Any:

@@ -156,10 +156,10 @@ def find_threshold(args: argparse.Namespace, checkpoint: Checkpoint) -> float:
             f"--precision needs validation scores, and '{checkpoint.folder}' has none; run rbft_trl/eval.py with "
             "--split validation --calibrate true first, or give a --threshold"
         )
-    threshold, share = threshold_for(args.precision, calibration)
+    threshold, above, right = threshold_for(args.precision, calibration)
     print(
-        f"threshold {threshold:.3f}: above it {args.precision:.0%} of the validation clips were right, "
-        f"{share:.0%} of {calibration['n']} are above it"
+        f"threshold {threshold:.3f}: of {calibration['n']} validation clips {above} are above it, and {right} of them "
+        f"were right ({right / above:.0%})"
     )
     return threshold
 

@@ -41,20 +41,28 @@ def test_calibration_mends_the_scores_and_keeps_the_order() -> None:
 
 def test_a_threshold_keeps_its_precision() -> None:
     found = calibrate(rows(1.0), NAMES)
-    threshold, share = threshold_for(0.9, found)
+    threshold, above, right = threshold_for(0.9, found)
     kept = [right for right, sure in zip(found["right"], found["confidence"], strict=True) if sure >= threshold]
-    assert np.mean(kept) >= 0.9 and len(kept) / found["n"] == pytest.approx(share)
+    assert np.mean(kept) >= 0.9 and (len(kept), sum(kept)) == (above, right)
     lower = threshold_for(0.8, found)
-    assert lower[0] < threshold and lower[1] > share
+    assert lower[0] < threshold and lower[1] > above
 
 
 def test_equal_confidences_are_cut_together() -> None:
-    found = {"confidence": [0.9, 0.6, 0.6], "right": [True, True, False]}
-    assert threshold_for(0.9, found) == (0.9, 1 / 3)
+    found = {"confidence": [0.9] * 10 + [0.6] * 20, "right": [True] * 20 + [False] * 10}
+    assert threshold_for(0.9, found) == (0.9, 10, 10)
+
+
+def test_a_precision_of_a_few_clips_is_not_taken() -> None:
+    found = {"confidence": [0.99, 0.98] + [0.5] * 38, "right": [True] * 2 + [False, True] * 19}
+    with pytest.raises(UserError, match=r"is reached at no threshold .* with 10 clips or more is 0\.525"):
+        threshold_for(0.9, found)
 
 
 def test_what_cannot_be_reached_is_told() -> None:
-    with pytest.raises(UserError, match=r"a precision of 0\.9 is reached at no threshold .* the best is 0\.500"):
+    with pytest.raises(
+        UserError, match=r"a precision of 0\.9 is reached at no .* with 10 clips or more is 0\.500"
+    ):
         threshold_for(0.9, {"confidence": [0.9, 0.8], "right": [False, True]})
     with pytest.raises(UserError, match=r"3 validation clips are too few to calibrate on"):
         calibrate(rows(1.0, 3), NAMES)

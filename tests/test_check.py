@@ -69,6 +69,9 @@ def test_the_first_draft_of_a_table_and_of_split_folders(folder: Path, tmp_path:
             shutil.copytree(folder / name, tmp_path / "s" / split / name)
     check.main(["--init", str(tmp_path / "s"), "--card", str(tmp_path / "s.yaml")])
     assert TaskCard.from_yaml(tmp_path / "s.yaml").names == ["cat", "fire alarm"]
+    (tmp_path / "flat").mkdir()
+    folder = tmp_path / "flat"
+    (folder / "notes.txt").write_text("made in 2024\nby hand\n")  # no list of clips
     (folder / "rows.csv").write_text("Dateiname;Label\nx.mp4;cat\n".replace("Dateiname", "path") + "y.mp4;dog\n")
     check.main(["--init", str(folder), "--card", str(tmp_path / "t.yaml")])
     made = TaskCard.from_yaml(tmp_path / "t.yaml")

@@ -47,10 +47,12 @@ def test_csv_and_jsonl_give_the_same_rows(read: Callable) -> None:
 
 
 def test_missing_columns_and_cells_are_filled_in(read: Callable) -> None:
-    rows = read('{"video": "b.mp4", "id": 7, "split": "train"}\n{"video": "a.mp4", "split": "train"}', "rows.jsonl")
-    assert [row["id"] for row in rows] == ["7", "a.mp4"]
-    assert [row["group"] for row in rows] == ["7", "a.mp4"]
-    assert [row["label"] for row in rows] == [None, None]
+    lines = ['{"video": "b.mp4", "id": 7, "split": "train"}', '{"video": "a.mp4", "split": "train"}']
+    rows = read("\n".join([*lines, '{"video": "c.mp4", "split": "train", "label": "cat"}']), "rows.jsonl")
+    assert [row["id"] for row in rows] == [row["group"] for row in rows] == ["7", "a.mp4", "c.mp4"]
+    assert [row["label"] for row in rows] == [None, None, "cat"]
+    with pytest.raises(UserError, match=r"rows\.jsonl:1: no row has a label; name the column"):
+        read("\n".join(lines), "rows.jsonl")
     assert read(HEADER + ' x , a.mp4 , cat ,train," "\n')[0]["group"] == "x"
 
 

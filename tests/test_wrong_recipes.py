@@ -223,8 +223,8 @@ def make_parents(folder: Path, card: TaskCard, base: Path) -> None:
     adapters = AdapterArguments(lora_dropout=0.0, train_parts=["llm", "merger", "vision"])
     record: dict[str, Any] = {"base": base_fingerprint(str(base)), "frames": FRAMES.to_dict(), "definitions": False}
     record |= {"adapters": asdict(adapters), "labels": card.names, "target": "rationale", "recipe": {}}
-    record |= {"load_in_4bit": False, "weights": weights_fingerprint(folder), "shots": 2, "draw": 0}
-    record |= {"trained_on": [], "selected_by": []}
+    record |= {"load_in_4bit": False, "shots": 2, "draw": 0}
+    record |= {key: [] for key in ("trained_on", "trained_on_files", "selected_by", "selected_by_files")}
     changes: dict[str, dict[str, Any]] = {
         "right": {},
         "labels_learnt": {"target": "label"},
@@ -232,8 +232,9 @@ def make_parents(folder: Path, card: TaskCard, base: Path) -> None:
         "labels": {"labels": ["cat", "dog"]},
     }
     for name, change in changes.items():
-        write_record(folder / name, card, record | change)
+        (folder / name).mkdir(parents=True)
         (folder / name / "adapter_config.json").write_text("{}")
+        write_record(folder / name, card, record | {"weights": weights_fingerprint(folder / name)} | change)
     shutil.copytree(folder / "right", folder / "prompts")
     changed = json.loads((folder / "prompts/rbft.json").read_text(encoding="utf-8")) | {"card": "0123456789ab"}
     (folder / "prompts/rbft.json").write_text(json.dumps(changed), encoding="utf-8")

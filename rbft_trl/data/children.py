@@ -14,7 +14,7 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
-SECONDS = 10.0  # per item
+SECONDS = 7.0  # per item; to kill a child takes up to 3 more
 GIGABYTES = 2.0  # per child, beyond what it has mapped when it starts
 AHEAD = 4  # items in flight per child
 
@@ -36,7 +36,7 @@ def in_children(
         work (`Callable`): A function that can be pickled.
         items (`Iterable`): What it works on.
         workers (`int`, *optional*): Children; as many as there are cores if left out.
-        seconds (`float`, *optional*, defaults to 10): Longest time for one item.
+        seconds (`float`, *optional*, defaults to 7): Longest time for one item.
 
     Yields:
         `Any`: A result, the exception that `work` raised, or a `ChildError` if time or memory ran out or the child

@@ -3,6 +3,7 @@
 Input: a folder of clips. Output: the text of a YAML file, with a word to each line that a person must write.
 """
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -28,14 +29,24 @@ def draft_card(folder: Path, *, root: str) -> str:
     """
     if not folder.is_dir():
         raise UserError(f"--init '{folder}' is no folder; name the folder of your clips")
-    table, columns = _table(folder)
-    labels = _labels_of_table(table) if table else _labels_of_folders(folder)
+    labels, columns = _labels_of_folders(folder), None
+    if len(labels) < 2:
+        table, columns = _table(folder)
+        labels = _labels_of_table(table) if table else labels
+    if odd := [label for label in labels if not label.isprintable()]:
+        raise UserError(f"--init: the label {odd[0]!a} holds a line break or no valid Unicode; rename the folder")
+    for label in labels:
+        parts = [part.strip() for part in re.split(r"[;,|]", label)]
+        if len(parts) > 1 and all(part in labels for part in parts):
+            raise UserError(
+                f"--init: '{label}' names {len(parts)} labels for one clip, which is not supported; keep one"
+            )
     if len(labels) < 2:
         raise UserError(
             f"'{folder}' holds {len(labels)} labels{f' ({quoted(list(labels))})' if labels else ''}; put the clips of "
             "each class into a folder of its name, or write a table with the columns video and label"
         )
-    name = folder.resolve().name
+    name = "".join(letter if letter.isprintable() else "_" for letter in folder.resolve().name)
     named = {label: f"{DRAFT}: one sentence that says what belongs to {label}" for label in labels}
     counts = ", ".join(f"{label} {count}" for label, count in labels.items())
     card = {
@@ -56,7 +67,8 @@ def draft_card(folder: Path, *, root: str) -> str:
 
 def _table(folder: Path) -> tuple[Path | None, str | None]:
     """The one table in a folder, and its name for the card (a metadata file is found without)."""
-    tables = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    tables = [path for path in files if path.suffix.lower() in SUFFIXES and _names_clips(path, folder)]
     if len(tables) > 1:
         raise UserError(
             f"'{folder}' holds {len(tables)} tables, {quoted([path.name for path in tables])}; leave the one with the "
@@ -65,6 +77,16 @@ def _table(folder: Path) -> tuple[Path | None, str | None]:
     if not tables:
         return None, None
     return tables[0], None if tables[0].name in METADATA else tables[0].name
+
+
+def _names_clips(path: Path, folder: Path) -> bool:
+    """Whether a text file is a list of clips and not a README."""
+    if path.suffix.lower() != ".txt":
+        return True
+    try:
+        return any((folder / str(raw["video"])).is_file() for _, raw in read_table(path))
+    except UserError:
+        return False
 
 
 def _labels_of_table(table: Path) -> dict[str, int]:

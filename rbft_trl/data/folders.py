@@ -57,10 +57,15 @@ def _one_folder(
     if (table := _metadata(folder)) is None:
         yield from _class_folders(folder, root, names, card)
         return
+    listed = set()
     for place, raw in read_table(table, columns):
         video = raw["video"]
+        listed.add((folder / str(video)).resolve())
         inside = (folder.relative_to(root) / video).as_posix() if isinstance(video, str) and video.strip() else video
         yield place, raw | {"video": inside}
+    if unlisted := [path for path in sorted(folder.rglob("*")) if is_clip(path) and path.resolve() not in listed]:
+        names = quoted([path.relative_to(folder).as_posix() for path in unlisted])
+        warnings.warn(f"{len(unlisted)} clips are not in '{table}', e.g. {names}, and are not read", stacklevel=2)
 
 
 def _class_folders(folder: Path, root: Path, names: list[str], card: str) -> Iterator[tuple[str, Raw]]:

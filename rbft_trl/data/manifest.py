@@ -48,7 +48,7 @@ def read_manifest(
         root (`Path`): The data root.
         frames (`FrameSettings`): The one sampler's settings.
         factor (`int`): Both sides of a frame become multiples of it.
-        seconds (`float`, *optional*, defaults to 10): Longest time that one clip may take.
+        seconds (`float`, *optional*, defaults to 7): Longest time that one clip may take.
 
     Returns:
         `dict[str, dict]`: `reason` and `detail` (None for a good clip), `seconds` (of the part), `file_seconds`,

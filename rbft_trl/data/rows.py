@@ -37,6 +37,13 @@ def load_rows(card: TaskCard) -> list[Row]:
         raise UserError(
             f"'{source.annotations or source.root}' holds no clip; add rows, or correct the path in {card.path}"
         )
+    if all(row["label"] is None for row in rows):
+        raise UserError(
+            f"{rows[0]['place']}: no row has a label; name the column that holds it in {card.path}, data.columns: "
+            "{label: ...} (one column per class, 0 or 1, is multi-label data and not supported)"
+        )
+    if source.group_pattern is not None and any(row["given_group"] for row in rows):
+        warnings.warn(f"{card.path}: the group column counts, data.group_pattern is ignored; drop one", stacklevel=2)
     _check_unique(rows)
     rows = _split(rows, source, card)
     if cut := sum(row.pop("cut") for row in rows):
@@ -55,6 +62,7 @@ def load_rows(card: TaskCard) -> list[Row]:
         if row["label"] is None and row["split"] != "train":
             raise UserError(f"{row['place']}: a {row['split']} clip has no label; give it one or move it to train")
         row.pop("place")
+        row.pop("given_group")
     return sorted(rows, key=lambda row: row["id"])
 
 
@@ -130,6 +138,7 @@ def _checked(raw: dict[str, Any], place: str, card: TaskCard) -> Row:
         raise UserError(f"{place}: 'end' {row['end']:g} s is not after 'start' {row['start'] or 0:g} s; correct them")
     whole = row["start"] is None and row["end"] is None
     row["id"] = row["id"] or (row["video"] if whole else f"{row['video']}#{row['start'] or 0:g}-{row['end'] or 'end'}")
+    row["given_group"] = row["group"] is not None
     row["group"] = row["group"] or _group(row["video"], place, card) or (row["id"] if whole else row["video"])
     text = row.pop("text")
     text = " ".join(text.split()) if text else None
@@ -187,6 +196,8 @@ def _group(video: str, place: str, card: TaskCard) -> str | None:
     found = re.search(pattern, video)
     if found is None:
         raise UserError(f"{place}: data.group_pattern '{pattern}' finds nothing in '{video}'; widen it")
+    if not found.group(1):
+        raise UserError(f"{place}: group 1 of data.group_pattern '{pattern}' is empty in '{video}'; correct it")
     return found.group(1)
 
 

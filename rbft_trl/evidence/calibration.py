@@ -15,6 +15,7 @@ from rbft_trl.evidence.metrics import brier, risk_coverage
 
 CALIBRATION_FILE = "calibration.json"
 FEWEST_CLIPS = 30
+FEWEST_ABOVE = 10  # a precision of fewer clips says little
 
 
 def fit_temperature(logprobs: np.ndarray, gold: np.ndarray) -> float:
@@ -73,8 +74,11 @@ def calibrate(predictions: Sequence[dict[str, Any]], names: list[str]) -> dict[s
     }
 
 
-def threshold_for(precision: float, calibration: dict[str, Any]) -> tuple[float, float]:
-    """The lowest confidence above which the validation clips were right as often as wanted, and their share.
+def threshold_for(precision: float, calibration: dict[str, Any]) -> tuple[float, int, int]:
+    """The lowest confidence above which the validation clips were right as often as wanted.
+
+    Returns:
+        `tuple`: the threshold, the clips above it, and how many of them were right; at least 10 clips must be above.
 
     Raises:
         UserError: if no threshold reaches it; says the best that is reached.
@@ -83,11 +87,13 @@ def threshold_for(precision: float, calibration: dict[str, Any]) -> tuple[float,
     reached = np.cumsum(right) / np.arange(1, len(right) + 1)
     # A threshold takes all clips of equal confidence: only the last of them is a place to cut.
     last = np.append(confidence[1:] < confidence[:-1], True)
-    fits = np.flatnonzero((reached >= precision) & last)
+    enough = np.arange(1, len(right) + 1) >= min(FEWEST_ABOVE, len(right))
+    fits = np.flatnonzero((reached >= precision) & last & enough)
     if not len(fits):
-        best = reached[last].max()
+        best = reached[last & enough].max()
         raise UserError(
             f"a precision of {precision:g} is reached at no threshold on the {len(right)} validation clips; the best "
-            f"is {best:.3f}, so ask for less"
+            f"with {FEWEST_ABOVE} clips or more is {best:.3f}, so ask for less"
         )
-    return float(confidence[fits[-1]]), float((fits[-1] + 1) / len(right))
+    above = int(fits[-1]) + 1
+    return float(confidence[above - 1]), above, int(right[:above].sum())

@@ -27,10 +27,10 @@ def write_page(template: str, out: str | Path, view: dict[str, Any]) -> None:
     write_text(out, html.encode("utf-8", "replace").decode("utf-8"))  # a model may write half a surrogate pair
 
 
-def encode_strip(frames: np.ndarray) -> str:
+def encode_strip(frames: np.ndarray, *, columns: int = STRIP_FRAMES) -> str:
     """`strip` as base64 of a PNG."""
     stream = io.BytesIO()
-    strip(frames).save(stream, format="PNG", optimize=True)
+    strip(frames, columns=columns).save(stream, format="PNG", optimize=True)
     return base64.b64encode(stream.getvalue()).decode("ascii")
 
 
@@ -39,17 +39,22 @@ def save_strip(frames: np.ndarray, path: Path) -> None:
     strip(frames).save(path, format="PNG", optimize=True)
 
 
-def strip(frames: np.ndarray) -> Image.Image:
-    """At most 8 frames, evenly chosen, side by side and at most 112 pixels high.
+def strip(frames: np.ndarray, *, columns: int = STRIP_FRAMES) -> Image.Image:
+    """At most 8 frames, evenly chosen, each at most 112 pixels high, in rows of `columns` frames.
 
     Args:
         frames (`np.ndarray` uint8 `[T, H, W, 3]`): RGB.
+        columns (`int`, *optional*, defaults to 8): Frames side by side; 4 can be seen on a phone.
     """
     assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[0] > 0, (frames.dtype, frames.shape)
     chosen = np.linspace(0, len(frames) - 1, min(len(frames), STRIP_FRAMES)).round().astype(int)
     height = min(STRIP_HEIGHT, frames.shape[1])
     width = max(1, round(frames.shape[2] * height / frames.shape[1]))
-    picture = Image.new("RGB", ((width + GAP) * len(chosen) - GAP, height), (128, 128, 128))
+    columns = min(columns, len(chosen))
+    rows = -(-len(chosen) // columns)
+    size = ((width + GAP) * columns - GAP, (height + GAP) * rows - GAP)
+    picture = Image.new("RGB", size, (128, 128, 128))
     for place, index in enumerate(chosen):
-        picture.paste(Image.fromarray(frames[index]).resize((width, height)), (place * (width + GAP), 0))
+        corner = (place % columns * (width + GAP), place // columns * (height + GAP))
+        picture.paste(Image.fromarray(frames[index]).resize((width, height)), corner)
     return picture

@@ -204,7 +204,7 @@ def mistake_view(clip: dict[str, Any]) -> dict[str, Any]:
         "scores": [(name, f"{100 * score:.0f} %") for name, score in clip["scores"]],
         "agrees": clip["concludes"] == clip["prediction"],
         "concludes": clip["concludes"],
-        "png": encode_strip(clip["frames"]),
+        "png": encode_strip(clip["frames"], columns=4),
     }
 
 
