@@ -35,18 +35,18 @@ def mistake_strips(task: Task, cell: dict[str, Any], checkpoint: Path) -> list[d
     chosen = choose(read_jsonl(cell["predictions"]))
     rows = {row["id"]: row for row in task.rows}
     collator = task.collator()
-    shown = []
+    shown, unread = [], []
     for clip in chosen:
         try:
             shown.append(clip | {"frames": collator.read_row(rows[clip["id"]])})
-        except ClipError:  # it is counted as wrong, but there is nothing to look at
-            continue
+        except ClipError:  # counted as wrong; there is nothing to look at but the reason
+            unread.append(clip | {"frames": None, "text": "", "concludes": None})
     if not shown:
-        return []
+        return unread
     classifier = VideoClassifier.from_pretrained(checkpoint)
     for start in range(0, len(shown), classifier.batch_size):
         batch = shown[start : start + classifier.batch_size]
         texts = classifier.rationales([rows[clip["id"]] for clip in batch], [clip["frames"] for clip in batch])
         for clip, text in zip(batch, texts, strict=True):
             clip |= {"text": task.card.without_final_line(text), "concludes": task.card.parse_label(text)}
-    return [clip | {"frames": clip["frames"].frames} for clip in shown]
+    return [clip | {"frames": clip["frames"].frames} for clip in shown] + unread

@@ -60,9 +60,7 @@ def test_a_precision_of_a_few_clips_is_not_taken() -> None:
 
 
 def test_what_cannot_be_reached_is_told() -> None:
-    with pytest.raises(
-        UserError, match=r"a precision of 0\.9 is reached at no .* with 10 clips or more is 0\.500"
-    ):
+    with pytest.raises(UserError, match=r"a precision of 0\.9 is reached at no .* with 10 clips or more is 0\.500"):
         threshold_for(0.9, {"confidence": [0.9, 0.8], "right": [False, True]})
     with pytest.raises(UserError, match=r"3 validation clips are too few to calibrate on"):
         calibrate(rows(1.0, 3), NAMES)

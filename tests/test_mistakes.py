@@ -25,16 +25,17 @@ def test_the_most_confident_mistakes_come_first() -> None:
     assert [row["id"] for row in chosen[:8]] == [f"{i:03}" for i in range(29, 21, -1)]
     assert [row["id"] for row in chosen[8:12]] == ["021", "020", "050", "051"]
     assert chosen[8]["why"] == "one of 30 clips of a taken for b" and chosen[10]["why"].startswith("one of 5")
-    assert chosen[12]["id"] == "060" and chosen[12]["why"].startswith("unsure")
+    assert chosen[12]["id"] == "060" and chosen[12]["why"] == "abstained at 80% coverage"
     assert len({row["id"] for row in chosen}) == len(chosen) == 16
     assert chosen[0]["scores"][0] == ("b", 0.79) and len(chosen[0]["scores"]) == 3
 
 
 def test_few_or_no_mistakes_are_no_problem() -> None:
-    unread = prediction(0, "a", "b", 0.9) | {"prediction": None, "scores": {}}
-    assert choose([unread]) == []
-    (only,) = choose([unread, prediction(1, "a", "a", 0.9)])
-    assert only["id"] == "001" and only["why"].startswith("unsure")
+    unread = prediction(0, "a", "b", 0.9) | {"prediction": None, "scores": {}, "error": "cut off"}
+    sure, bad = choose([unread, prediction(1, "a", "a", 0.9)])
+    assert sure["id"] == "001" and sure["why"].startswith("abstained")
+    assert bad["id"] == "000" and bad["why"] == "cut off" and bad["scores"] == []
+    assert mistake_view(bad | {"frames": None, "text": "", "concludes": None})["png"] is None
 
 
 def test_agreement_of_text_and_decision_is_told() -> None:

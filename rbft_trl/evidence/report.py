@@ -75,7 +75,7 @@ def view(
         "curves": [chart for name, entry in arms.items() for chart in curve_views(name, entry["draws"])],
         "more_titles": list(MORE),
         "kept": [(name, rows) for name, entry in arms.items() if (rows := kept_view(entry["draws"]))],
-        "classes": sorted({clip[key] for clip in mistakes for key in ("label", "prediction")}),
+        "classes": sorted({clip[key] for clip in mistakes for key in ("label", "prediction") if clip[key]}),
         "mistakes": [mistake_view(clip) for clip in mistakes],
         "strips": [strip_view(strip) for strip in strips],
     }
@@ -204,7 +204,7 @@ def mistake_view(clip: dict[str, Any]) -> dict[str, Any]:
         "scores": [(name, f"{100 * score:.0f} %") for name, score in clip["scores"]],
         "agrees": clip["concludes"] == clip["prediction"],
         "concludes": clip["concludes"],
-        "png": encode_strip(clip["frames"], columns=4),
+        "png": None if clip["frames"] is None else encode_strip(clip["frames"], columns=4),
     }
 
 
