@@ -173,3 +173,33 @@ def test_mistakes_are_one_sentence(argv: list[str], words: str, monkeypatch: pyt
     monkeypatch.chdir(REPOSITORY)
     with pytest.raises(UserError, match=words):
         check.main(argv)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("stage2", {"init": "nowhere"}, "'nowhere' does not exist"),
+        ("direct", {"per_device_train_batch_size": 64}, "do not fill one batch of 64"),
+        ("direct", {"optim": "galore_adamw"}, "optim 'galore_adamw'"),
+    ],
+)
+def test_what_would_stop_a_run_is_an_error_here(
+    name: str, changes: dict, words: str, toy_set: tuple, smoke_base: Path, tmp_path: Path
+) -> None:
+    recipe = toy_recipe(name, tmp_path, toy_set[0], smoke_base, output_dir=tmp_path / "out", **changes)
+    assert check.main([recipe, "--report_dir", str(tmp_path / "r")]) == 1
+    (finding,) = json.loads((tmp_path / "r/check.json").read_text())["findings"]
+    assert (finding["level"], finding["kind"]) == ("error", "recipe") and words in finding["message"]
+
+
+def test_parts_of_one_file_in_two_splits_are_a_leak(card: Path, folder: Path, make_clip: Callable[..., Path]) -> None:
+    raw = yaml.safe_load(card.read_text())
+    raw["data"] = {"root": str(folder), "annotations": "rows.csv"}
+    card.write_text(yaml.safe_dump(raw))
+    clip = make_clip(folder / "one.mp4", frames=32, first=40)
+    (folder / "two.mp4").write_bytes(clip.read_bytes())
+    rows = [f"{p.relative_to(folder)},{p.parent.name},train,,," for p in sorted(folder.rglob("cam*.mp4"))]
+    rows += ["one.mp4,cat,train,0,1,a", "two.mp4,cat,test,1,99,b"]
+    (folder / "rows.csv").write_text("\n".join(["video,label,split,start,end,group", *rows]) + "\n")
+    errors, report = report_of(card)
+    assert errors and {("error", "leak"), ("warning", "end_beyond")} <= kinds(report)
