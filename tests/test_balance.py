@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rbft_trl import sft
+from rbft_trl import plan, sft
 from rbft_trl.model.trainer import WeightedSampler
 from rbft_trl.stage_rows import balance_weights
 from tests.helpers import toy_recipe
@@ -50,7 +50,7 @@ def test_a_weight_multiplies_its_row(toy_set: tuple, smoke_base: Path, monkeypat
     """All weights doubled, before the first step: the loss is doubled."""
     first = {}
     for factor in (1.0, 2.0):
-        monkeypatch.setattr(sft, "balance_weights", lambda rows, factor=factor: [factor] * len(rows))
+        monkeypatch.setattr(plan, "balance_weights", lambda rows, factor=factor: [factor] * len(rows))
         out = tmp_path / str(factor)
         changes = QUICK | {"class_balance": "weights", "output_dir": out, "logging_steps": 1, "max_steps": 1}
         sft.main([toy_recipe("direct", tmp_path, toy_set[0], smoke_base, **changes)])
