@@ -75,7 +75,7 @@ class TrainingConfig(SFTConfig):
         for key, why in IGNORED_BY_US.items():
             spec = self.__dataclass_fields__.get(key)
             if spec is not None and getattr(self, key) not in (spec.default, None, []):
-                raise UserError(f"'{key}' is set to {getattr(self, key)!r} but would be ignored: {why}; leave it out")
+                raise UserError(f"'{key}' is set to {getattr(self, key)!r} but is not taken here: {why}; leave it out")
         if self.fp16 or self.fp16_full_eval:
             raise UserError("fp16 gives NaN on this model family; use bf16: true on a GPU, or neither on a CPU")
         if not self.output_dir:
@@ -120,7 +120,9 @@ class TrainingConfig(SFTConfig):
         for key, least in bounds:
             value = getattr(self, key)
             if value is not None and not value >= least:
-                raise UserError(f"'{key}' is {value} but must be at least {least}")
+                raise UserError(
+                    f"'{key}' is {value} but must be {f'at least {least}' if least in (0, 1) else 'above 0'}"
+                )
         if not 0 <= self.seed < 2**32:
             raise UserError(f"'seed' is {self.seed} but must be from 0 to below 2^32")
         if self.dataloader_persistent_workers and self.dataloader_num_workers == 0:

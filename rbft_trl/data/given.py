@@ -54,6 +54,8 @@ def find_clips(given: list[str]) -> list[Row]:
 
 def clip_row(path: Path, *, within: Path | None = None, raw: Row | None = None, place: str = "") -> Row:
     """One clip; a link that leads out of the folder in which it was found is not followed."""
+    if "\0" in str(path):
+        raise UserError(f"{place}: the name {str(path)!r} holds NUL, which no file can have; correct the cell")
     real = Path(os.path.realpath(path))
     refused = None
     if within is not None and not real.is_relative_to(within.resolve()):
