@@ -67,7 +67,9 @@ def test_the_first_draft_of_a_table_and_of_split_folders(folder: Path, tmp_path:
         (tmp_path / "s" / split).mkdir(parents=True)
         for name in ("cat", "fire alarm"):
             shutil.copytree(folder / name, tmp_path / "s" / split / name)
+    (tmp_path / "s/list.csv").write_text("path,label\n")
     check.main(["--init", str(tmp_path / "s"), "--card", str(tmp_path / "s.yaml")])
+    assert "# Not used, the folders are the classes: 'list.csv'" in (tmp_path / "s.yaml").read_text()
     assert TaskCard.from_yaml(tmp_path / "s.yaml").names == ["cat", "fire alarm"]
     (tmp_path / "flat").mkdir()
     folder = tmp_path / "flat"

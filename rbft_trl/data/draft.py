@@ -29,7 +29,9 @@ def draft_card(folder: Path, *, root: str) -> str:
     """
     if not folder.is_dir():
         raise UserError(f"--init '{folder}' is no folder; name the folder of your clips")
-    labels, columns = _labels_of_folders(folder), None
+    labels, columns, unused = _labels_of_folders(folder), None, ""
+    if len(labels) >= 2 and (beside := [path.name for path in _tables(folder)]):
+        unused = f"# Not used, the folders are the classes: {quoted(beside)}; or name the table as data.annotations.\n"
     if len(labels) < 2:
         table, columns = _table(folder)
         labels = _labels_of_table(table) if table else labels
@@ -58,7 +60,7 @@ def draft_card(folder: Path, *, root: str) -> str:
         "data": {"root": root} | ({"annotations": columns} if columns else {}),
     }
     return (
-        f"# First draft, made from '{name}'; clips found: {counts}.\n"
+        f"# First draft, made from '{name}'; clips found: {counts}.\n{unused}"
         "# Replace every TODO, then run rbft_trl/check.py on this file; recipes/tasks/copy_me.yaml explains it.\n"
         + yaml.safe_dump(card, allow_unicode=True, sort_keys=False, width=1000)
         + "  # group_pattern: '(cam\\d+)_'  # from the path: the clips of a group stay in one split\n"
@@ -67,8 +69,7 @@ def draft_card(folder: Path, *, root: str) -> str:
 
 def _table(folder: Path) -> tuple[Path | None, str | None]:
     """The one table in a folder, and its name for the card (a metadata file is found without)."""
-    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    tables = [path for path in files if path.suffix.lower() in SUFFIXES and _names_clips(path, folder)]
+    tables = _tables(folder)
     if len(tables) > 1:
         raise UserError(
             f"'{folder}' holds {len(tables)} tables, {quoted([path.name for path in tables])}; leave the one with the "
@@ -77,6 +78,11 @@ def _table(folder: Path) -> tuple[Path | None, str | None]:
     if not tables:
         return None, None
     return tables[0], None if tables[0].name in METADATA else tables[0].name
+
+
+def _tables(folder: Path) -> list[Path]:
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    return [path for path in files if path.suffix.lower() in SUFFIXES and _names_clips(path, folder)]
 
 
 def _names_clips(path: Path, folder: Path) -> bool:
