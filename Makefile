@@ -1,5 +1,6 @@
 # make demo   the whole of RB-FT on synthetic clips, on a CPU (SEEDS=5 for more draws)
 # make test   the tests, without network, GPU or Hub
+# make test-all   these and the slow ones: the whole matrix of engines, every fault at several points
 # make lint   ruff over every Python folder
 # make base   trains the small base of the toy domain again
 PYTHON ?= python3
@@ -7,7 +8,7 @@ SEEDS ?= 1
 VENV := .venv
 RUN := OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(VENV)/bin/python
 
-.PHONY: demo test lint base clean
+.PHONY: demo test test-all lint base clean
 
 $(VENV)/.installed: requirements.txt requirements-dev.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -21,6 +22,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(RUN) -m pytest
+
+test-all: $(VENV)/.installed
+	$(RUN) -m pytest -m "slow or not slow"
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
