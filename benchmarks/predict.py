@@ -21,7 +21,8 @@ from rbft_trl.data.task import TaskCard
 from rbft_trl.data.video import FrameSettings
 from rbft_trl.model import inference
 from rbft_trl.model.collator import ClipCollator
-from rbft_trl.model.loading import load_base, load_processor, vision_tower
+from rbft_trl.model.families import vision_tower
+from rbft_trl.model.loading import load_base, load_processor
 
 REPOSITORY = Path(__file__).parents[1]
 

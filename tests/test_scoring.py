@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from rbft_trl.data.rows import load_rows
+from rbft_trl.model.families import vision_tower
 from rbft_trl.model.inference import LabelScorer, LabelTrie, prefill, sample, score_labels
-from rbft_trl.model.loading import load_base, vision_tower
+from rbft_trl.model.loading import load_base
 from tests.helpers import base_arguments, make_collator
 
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from rbft_trl import rationales, sft
 from rbft_trl.configs import AdapterArguments
 from rbft_trl.errors import UserError
-from rbft_trl.model.loading import load_base, load_for_inference, part_of, prepare_for_training, trainable_parameters
+from rbft_trl.model.families import part_of
+from rbft_trl.model.loading import load_base, load_for_inference, prepare_for_training, trainable_parameters
 from rbft_trl.model.provenance import read_record
 from tests.helpers import base_arguments, make_collator, toy_recipe
 

@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache
 
 from rbft_trl.data.video import Clip
 from rbft_trl.model.collator import ClipCollator, Row
-from rbft_trl.model.loading import next_position
+from rbft_trl.model.families import next_position
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Model and processor from a folder or the Hub: precision, LoRA by part, frozen parts without a graph.
 
-The only file that knows model families: what is tower, merger or language model, and how positions are laid out.
+Input: a recipe's options and a folder or Hub id. Output: what trainers and scorers work on; families.py has names.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from rbft_trl.configs import PARTS, AdapterArguments, ModelArguments
 from rbft_trl.data.jsonl import read_json
 from rbft_trl.data.video import file_hash
 from rbft_trl.errors import UserError
+from rbft_trl.model.families import part_of, vision_tower
 
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
 NOT_OF_THE_BASE = ("made.json", "measured.json")
@@ -170,18 +171,6 @@ def load_base(args: ModelArguments, *, device: torch.device | str) -> PreTrained
     return model
 
 
-def part_of(name: str) -> str:
-    """`llm`, `merger` or `vision`: the part that a parameter or module belongs to, by its name."""
-    if "visual." in name + ".":
-        return "merger" if ".merger." in name + "." or "deepstack_merger" in name else "vision"
-    return "llm"
-
-
-def vision_tower(model: nn.Module) -> nn.Module:
-    """The module that turns pixels into embeddings, merger included."""
-    return next(module for name, module in model.named_modules() if name.split(".")[-1] == "visual")
-
-
 def prepare_for_training(model: PreTrainedModel, args: AdapterArguments, *, adapter: str | None = None) -> nn.Module:
     """Marks what is trained: a new LoRA, the LoRA of `adapter` continued, or whole parts.
 
@@ -274,23 +263,6 @@ def load_for_inference(args: ModelArguments, checkpoint: str | None, *, device: 
         return PeftModel.from_pretrained(load_base(args, device=device), checkpoint).eval()
     full = ModelArguments(**{**vars(args), "model_name_or_path": checkpoint, "model_revision": None})
     return load_base(full, device=device).eval()
-
-
-def next_position(model: nn.Module, lengths: torch.Tensor) -> torch.Tensor:
-    """Position of the token that follows a prefill, in the layout of multimodal RoPE.
-
-    `rope_deltas` is state that the last prefill left in the module, so this belongs right after that prefill.
-
-    Args:
-        model (`nn.Module`): The model, with or without adapter.
-        lengths (`torch.Tensor` int64 `[B]`): Prompt tokens per row, padding aside.
-
-    Returns:
-        `torch.Tensor` int64 `[3, B, 1]`.
-    """
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    deltas = inner.model.rope_deltas.reshape(-1)
-    return (lengths + deltas.to(lengths.device))[None, :, None].expand(3, -1, -1)
 
 
 def _first_line(error: Exception) -> str:
