@@ -21,7 +21,7 @@ from rbft_trl.evidence.calibration import CALIBRATION_FILE
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.inference import LabelScorer, prefill, write
 from rbft_trl.model.loading import base_fingerprint, load_for_inference, load_processor
-from rbft_trl.model.provenance import read_record
+from rbft_trl.model.provenance import read_record, under_adapter
 
 Row = dict[str, Any]
 Video = str | os.PathLike | dict[str, Any]
@@ -88,7 +88,7 @@ class VideoClassifier:
             FrameSettings.from_dict(record["frames"]),
             definitions=record["definitions"],
         )
-        model = load_for_inference(base, str(checkpoint.folder), device=device)
+        model = load_for_inference(under_adapter(record, base), str(checkpoint.folder), device=device)
         return cls(model, collator, temperature=checkpoint.calibration["temperature"], batch_size=batch_size)
 
     def __call__(

@@ -31,7 +31,7 @@ from rbft_trl.model.loading import (
     load_for_inference,
 )
 from rbft_trl.model.probe import fit_probe
-from rbft_trl.model.provenance import check_same, check_unseen, read_record
+from rbft_trl.model.provenance import check_same, check_unseen, read_record, under_adapter
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, open_task
 
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> dict[str, Any]:
 
     make_folder(output)
     accelerator = Accelerator(cpu=args.use_cpu)
-    model = load_for_inference(plan.base, args.checkpoint, device=accelerator.device)
+    model = load_for_inference(plan.weights, args.checkpoint, device=accelerator.device)
     read = Reader(accelerator, model, plan.collator, args, plan.target)
     if plan.target in REASONS_FIRST and args.method == "score" and accelerator.is_main_process:
         warnings.warn(
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> dict[str, Any]:
 class Plan:
     """One evaluation, checked: everything that is known before a model is loaded."""
 
-    base: ModelArguments
+    weights: ModelArguments
     args: EvalArguments
     card: TaskCard
     collator: ClipCollator
@@ -135,7 +135,8 @@ def make_plan(data: DataArguments, base: ModelArguments, args: EvalArguments) ->
         "checkpoint": record["weights"],
         "data": task.fingerprint(clips + train if args.method == "probe" else clips),
     }
-    return Plan(base, args, card, task.collator(), clips, train, record["target"], settings)
+    weights = under_adapter(record, base)
+    return Plan(weights, args, card, task.collator(), clips, train, record["target"], settings)
 
 
 class Reader:

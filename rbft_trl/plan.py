@@ -11,7 +11,7 @@ from rbft_trl.configs import AdapterArguments, DataArguments, ModelArguments, St
 from rbft_trl.errors import UserError
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.loading import base_fingerprint, check_base, check_scoring_attention
-from rbft_trl.model.provenance import check_same, check_unseen, read_record
+from rbft_trl.model.provenance import begins_new_adapter, check_same, check_unseen, read_record
 from rbft_trl.model.trainer import check_optimizer
 from rbft_trl.stage_rows import balance_weights, check_lengths, check_stage0, training_rows
 from rbft_trl.start import Row, Task, open_task
@@ -125,7 +125,14 @@ def read_parent(init: str, task: Task, same: dict[str, Any]) -> dict[str, Any]:
     if parent["target"] == "label":
         raise UserError(f"init '{init}' was trained on labels already; name the folder of a stage 1, or base")
     adapters, trained = same["adapters"], parent["adapters"]["train_parts"]
-    if more := [part for part in adapters["train_parts"] if part not in trained]:
+    if begins_new_adapter(parent, adapters["use_peft"]):
+        if same["load_in_4bit"]:
+            raise UserError(
+                f"load_in_4bit is true but '{init}' holds full weights, and a new adapter goes on bf16 only; set it "
+                "to false, or name a stage 1 that was not merged"
+            )
+        adapters, trained = parent["adapters"], parent["adapters"]["train_parts"]
+    elif more := [part for part in adapters["train_parts"] if part not in trained]:
         raise UserError(
             f"train_parts holds '{more[0]}' but '{init}' was trained on {trained}; train it there too, or leave it out"
         )

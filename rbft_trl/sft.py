@@ -17,7 +17,15 @@ from rbft_trl.errors import UserError, run_entry
 from rbft_trl.model.checkpoints import prepare_output
 from rbft_trl.model.inference import LabelScorer
 from rbft_trl.model.loading import check_model_arguments, load_base, prepare_for_training, trainable_parameters
-from rbft_trl.model.provenance import files_of, groups_of, read_record, weights_fingerprint, write_record
+from rbft_trl.model.provenance import (
+    begins_new_adapter,
+    files_of,
+    groups_of,
+    read_record,
+    under_adapter,
+    weights_fingerprint,
+    write_record,
+)
 from rbft_trl.model.trainer import KeepPresentations, LabelTrainer, RationaleTrainer, VideoSFTTrainer
 from rbft_trl.plan import OPTIONS, Plan, make_plan
 from rbft_trl.recipe import parse_recipe
@@ -54,8 +62,8 @@ def make_trainer(plan: Plan) -> VideoSFTTrainer:
     stage, training = plan.stage, plan.training
     set_seed(training.seed)
     start, adapter = plan.base, None
-    if plan.parent is not None and plan.adapters.use_peft:
-        adapter = stage.init
+    if plan.parent is not None and plan.parent["adapters"]["use_peft"]:
+        start, adapter = under_adapter(plan.parent, plan.base), stage.init
     elif plan.parent is not None:
         start = dataclasses.replace(plan.base, model_name_or_path=stage.init, model_revision=None)
     model = prepare_for_training(load_base(start, device=training.device), plan.adapters, adapter=adapter)
@@ -92,6 +100,9 @@ def check_trained(trainer: VideoSFTTrainer) -> None:
 def make_record(plan: Plan, trainer: VideoSFTTrainer, seconds: float) -> dict[str, Any]:
     """What travels with the checkpoint as rbft.json; eval.py and the next stage read it."""
     parent, rows, manifest = plan.parent or {}, plan.task.rows, plan.task.manifest
+    on = parent.get("adapter_on")
+    if plan.parent and begins_new_adapter(plan.parent, plan.adapters.use_peft):
+        on = {"folder": plan.stage.init, "weights": plan.parent["weights"]}
     seen = {}
     for key, split in (("trained_on", "train"), ("selected_by", "validation")):
         seen[key] = sorted({*groups_of(rows, split), *parent.get(key, [])})
@@ -105,6 +116,7 @@ def make_record(plan: Plan, trainer: VideoSFTTrainer, seconds: float) -> dict[st
             "target": plan.stage.target,
             "uses_text": any(row["context"] for row in plan.train),
             "init": parent.get("weights", "base"),
+            "adapter_on": on,
             "steps": trainer.state.global_step,
             "presentations": trainer.presentations,
             "seconds": round(seconds, 2),

@@ -3,12 +3,14 @@
 Evaluation and stage 2 read it, so training and serving cannot disagree and a stage cannot start from the wrong parent.
 """
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any
 
+from rbft_trl.configs import ModelArguments
 from rbft_trl.data.jsonl import first_difference, read_json, write_json
 from rbft_trl.data.task import CARD_FILE, TaskCard
 from rbft_trl.errors import UserError
@@ -73,6 +75,28 @@ def weights_fingerprint(folder: str | Path) -> str:
             while block := stream.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()[:12]
+
+
+def begins_new_adapter(parent: dict[str, Any], use_peft: bool) -> bool:
+    """Whether a stage puts a new LoRA on the full weights of its parent (merged, or fully fine-tuned)."""
+    return use_peft and not parent["adapters"]["use_peft"]
+
+
+def under_adapter(record: dict[str, Any], base: ModelArguments) -> ModelArguments:
+    """The weights that a checkpoint's adapter belongs on: the base, or the full weights that it was begun on.
+
+    Raises:
+        UserError: if these are not where they were, or have changed.
+    """
+    on = record.get("adapter_on")
+    if not on:
+        return base
+    if not Path(on["folder"]).is_dir() or weights_fingerprint(on["folder"]) != on["weights"]:
+        raise UserError(
+            f"the adapter was trained on the merged weights {on['weights']} in '{on['folder']}', which are not there "
+            "any more; put them back, or merge the checkpoint where they are with rbft_trl/merge.py"
+        )
+    return dataclasses.replace(base, model_name_or_path=on["folder"], model_revision=None)
 
 
 def check_same(record: dict[str, Any], folder: str | Path, card: TaskCard, **wanted: Any) -> None:
