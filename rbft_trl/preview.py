@@ -18,7 +18,7 @@ from rbft_trl.configs import (
     RationaleArguments,
     StageArguments,
 )
-from rbft_trl.data.task import TaskCard
+from rbft_trl.data.task import CLIP_PLACE, TaskCard
 from rbft_trl.errors import UserError
 from rbft_trl.model.collator import IGNORED, ClipCollator
 from rbft_trl.model.loading import (
@@ -87,6 +87,7 @@ class Recipe:
         tokenizer = load_processor(self.base.model_name_or_path, self.base.model_revision).tokenizer
         asked = {"label": card.label_prompt(definitions=self.data.definitions)}
         asked |= {"rationale": card.rationale_prompt(definitions=self.data.definitions)}
+        asked = {kind: text.replace(CLIP_PLACE, "") for kind, text in asked.items()}
         return {kind: len(tokenizer(text, split_special_tokens=True).input_ids) for kind, text in asked.items()}
 
 

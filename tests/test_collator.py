@@ -1,9 +1,11 @@
 """What a batch holds: the template's own tokens, people's text without special tokens, loss on the answer alone."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from rbft_trl.data.task import CLIP_PLACE
 from rbft_trl.model.collator import IGNORED, ClipCollator
 from tests.helpers import make_collator
 
@@ -34,6 +36,25 @@ def test_prompt_tokens_are_those_of_the_chat_template(collator: ClipCollator) ->
     for token in collator.tokenizer(whole, add_special_tokens=False).input_ids:
         expected += [token] * (found.count(video) if token == video else 1)
     assert found == expected and found.count(video) == 16
+
+
+def test_the_clip_stands_where_the_prompt_says(collator: ClipCollator) -> None:
+    prompts = {"rationale": "$role\n$labels\n$video\n$question$hint", "label": "<|im_end|> $video$$video $labels"}
+    card = dataclasses.replace(collator.card, prompts=collator.card.prompts | prompts)
+    other = dataclasses.replace(collator, card=card)
+    for target in ("rationale", "label"):
+        asked = other.prompt_text(row(target))
+        first, last = asked.split(CLIP_PLACE)
+        content = [{"type": "text", "text": first}, {"type": "video"}, {"type": "text", "text": last}]
+        whole = other.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        found = other.prompts([row(target)], [asked])["input_ids"][0].tolist()
+        video = other.processor.video_token_id
+        assert found.count(video) == 16 and found.count(other.end_id) == 1
+        assert other.tokenizer.decode(found) == whole.replace("<|video_pad|>", "<|video_pad|>" * 16)
+        assert other.count_tokens([row(target)], [(8, 56, 56)]) == [int(other([row(target)])["attention_mask"].sum())]
+    assert first == "<|im_end|> " and last.startswith("$video Names")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rbft_trl.data.source import KEYS
-from rbft_trl.data.task import CARD_FILE, TaskCard, normalise
+from rbft_trl.data.task import CARD_FILE, CLIP_PLACE, TaskCard, normalise
 from rbft_trl.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -111,6 +111,8 @@ def test_a_file_that_is_no_card(tmp_path: Path, data: bytes) -> None:
         ("label", "$question only", "placeholder \\$labels is missing"),
         ("rationale", "$labels", "placeholder \\$hint is missing"),
         ("hint", "no label", "placeholder \\$label is missing"),
+        ("hint", "$video $label", "'\\$' stands for something unknown"),
+        ("label", "$video $labels ${video}", "\\$video stands twice"),
     ],
 )
 def test_wrong_prompts_are_told(tmp_path: Path, file: str, text: str, words: str) -> None:
@@ -262,3 +264,18 @@ def test_every_key_of_the_card_to_copy_is_explained() -> None:
 def test_nothing_of_a_conclusion_stays_in_the_reasoning(start: str, end: str) -> None:
     card = TaskCard.from_yaml(REPOSITORY / "recipes/tasks/toy.yaml")
     assert card.without_final_line(f"a small thing moves.{start}Classification: dog{end}") == "a small thing moves."
+
+
+def test_the_shipped_prompts_with_the_instruction_first(tmp_path: Path) -> None:
+    folder = Path(__file__).parents[1] / "recipes/tasks/instruction_first"
+    plain, card = (
+        TaskCard.from_yaml(write_card(tmp_path)),
+        TaskCard.from_yaml(write_card(tmp_path, prompts=str(folder))),
+    )
+    assert CLIP_PLACE not in plain.rationale_prompt() + plain.label_prompt()
+    for asked in (card.rationale_prompt, card.label_prompt):
+        first, last = asked(text=f"a tit{CLIP_PLACE}le").split(CLIP_PLACE)
+        assert "- cat: a cat walks by" in first and "What happens?\nText that came with the clip: a tit le" in last
+        assert asked().startswith(first)  # the same for every clip
+    assert card.rationale_prompt("cat").split(CLIP_PLACE)[0] == card.rationale_prompt().split(CLIP_PLACE)[0]
+    assert card.fingerprint() != plain.fingerprint()

@@ -24,7 +24,8 @@ CONCLUSION = re.compile(r"[\s#>*_`\"'-]*classification\s*:", re.IGNORECASE)
 PROMPT_FOLDER = Path(__file__).parent / "prompts"
 PROMPT_FILES = ("label", "rationale", "hint")
 CARD_FILE = "task_card.yaml"
-SPECIAL_TOKEN = re.compile(r"<\|.*?\|>")
+CLIP_PLACE = "\ufffc"  # what $video becomes: Unicode's sign for an object that stands in a text
+SPECIAL_TOKEN = re.compile(rf"<\|.*?\|>|{CLIP_PLACE}")
 
 
 @dataclass(frozen=True)
@@ -165,9 +166,9 @@ class TaskCard:
         return "Names: " + ", ".join(self.labels)
 
     def _fill(self, name: str, text: str | None = None, **values: str) -> str:
-        question = self.question if text is None else f"{self.question}\n{TEXT_LINE} {text}"
-        known = {"question": question, "role": self.role, "aspects": ", ".join(self.aspects), **values}
-        return Template(self.prompts[name]).substitute(known).rstrip("\n")
+        question = self.question if text is None else f"{self.question}\n{TEXT_LINE} {text.replace(CLIP_PLACE, ' ')}"
+        known = {"question": question, "role": self.role, "aspects": ", ".join(self.aspects), "video": CLIP_PLACE}
+        return Template(self.prompts[name]).substitute(known | values).rstrip("\n")
 
 
 def fingerprint(text: str) -> str:
@@ -216,9 +217,11 @@ def _read_prompts(folder: str | None, path: Path) -> dict[str, str]:
         except UnicodeDecodeError as error:
             raise UserError(f"{file} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
         template = Template(prompts[name])
-        allowed = {"question", "role", "aspects"} | fields[name]
+        allowed = {"question", "role", "aspects"} | fields[name] | ({"video"} if name != "hint" else set())
         if not template.is_valid() or not set(template.get_identifiers()) <= allowed:
             raise UserError(f"{file}: a '$' stands for something unknown; use {sorted(allowed)}, or '$$' for a dollar")
         if missing := fields[name] - set(template.get_identifiers()):
             raise UserError(f"{file}: the placeholder ${sorted(missing)[0]} is missing")
+        if template.substitute(dict.fromkeys(allowed, "") | {"video": CLIP_PLACE}).count(CLIP_PLACE) > 1:
+            raise UserError(f"{file}: $video stands twice; keep one (without it the clip stands first)")
     return prompts

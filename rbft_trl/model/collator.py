@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import ProcessorMixin
 
-from rbft_trl.data.task import TaskCard
+from rbft_trl.data.task import CLIP_PLACE, TaskCard
 from rbft_trl.data.video import Clip, FrameSettings, read_row
 from rbft_trl.model.loading import frame_factor
 
@@ -48,9 +48,12 @@ class ClipCollator:
     def __post_init__(self) -> None:
         self.factor = frame_factor(self.processor)
         self.tokenizer = self.processor.tokenizer
-        message = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": MARK}]}
+        text = {"type": "text", "text": MARK}
+        message = {"role": "user", "content": [text, {"type": "video"}, text]}
         rendered = self.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
-        self.before, after = rendered.split(MARK)
+        opening, video, after = rendered.split(MARK)
+        self.before = opening + video
+        self.opening_ids = self.tokenizer(opening, add_special_tokens=False).input_ids
         self.after_ids = self.tokenizer(after, add_special_tokens=False).input_ids
         self.end_id = self.tokenizer.eos_token_id
 
@@ -60,7 +63,7 @@ class ClipCollator:
         sequences, answers = [], []
         for row, head in zip(rows, heads, strict=True):
             answer = [*self.encode(self.answer_text(row)), self.end_id]
-            sequences.append(head + self.encode(self.prompt_text(row)) + self.after_ids + answer)
+            sequences.append(self.around(head, self.prompt_text(row)) + answer)
             answers.append(len(answer))
         batch |= self._pad(sequences, side="right")
         labels = torch.full_like(batch["input_ids"], IGNORED)
@@ -81,7 +84,7 @@ class ClipCollator:
             clips (`Sequence[Clip]`, *optional*): The clips, if they have been read already.
         """
         batch, heads = self._clips(rows, clips)
-        sequences = [h + self.encode(t) + self.after_ids for h, t in zip(heads, texts, strict=True)]
+        sequences = [self.around(head, text) for head, text in zip(heads, texts, strict=True)]
         return batch | self._pad(sequences, side="left")
 
     def count_tokens(self, rows: Sequence[Row], shapes: Sequence[Sequence[int]]) -> list[int]:
@@ -91,14 +94,19 @@ class ClipCollator:
             rows (`Sequence[Row]`): What would be trained.
             shapes (`Sequence[Sequence[int]]`): Frames, height and width of each row's clip, from the manifest.
         """
-        heads = {shape: len(self._clips([{}], [_blank(shape)])[1][0]) for shape in {tuple(shape) for shape in shapes}}
-        text = len(self.after_ids) + 1
+        heads = {shape: self._clips([{}], [_blank(shape)])[1][0] for shape in {tuple(shape) for shape in shapes}}
         return [
-            heads[tuple(shape)]
-            + text
-            + sum(len(self.encode(t)) for t in (self.prompt_text(row), self.answer_text(row)))
+            len(self.around(heads[tuple(shape)], self.prompt_text(row))) + len(self.encode(self.answer_text(row))) + 1
             for row, shape in zip(rows, shapes, strict=True)
         ]
+
+    def around(self, head: list[int], prompt: str) -> list[int]:
+        """A whole prompt: the template's tokens with the clip (`head`), and the text around it."""
+        first, place, rest = prompt.rpartition(CLIP_PLACE)
+        opening = len(self.opening_ids)
+        assert head[:opening] == self.opening_ids
+        before = head[:opening] + self.encode(first) + head[opening:] if place else head
+        return before + self.encode(rest) + self.after_ids
 
     def encode(self, text: str) -> list[int]:
         """Token ids of text that may hold anything, never a special token."""
