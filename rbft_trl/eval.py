@@ -125,6 +125,8 @@ def make_plan(data: DataArguments, base: ModelArguments, args: EvalArguments) ->
         raise UserError(
             f"{card.path}: the {args.split} split has no labelled clip; give it clips, or name another split"
         )
+    if args.method == "probe" and not train:
+        raise UserError(f"{card.path}: the probe needs training clips, and there are none; use method: score")
     settings = {
         "card": card.fingerprint(),
         "base": fingerprint,

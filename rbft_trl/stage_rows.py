@@ -24,6 +24,8 @@ def training_rows(task: Task, stage: StageArguments) -> list[Row]:
     Raises:
         UserError: if the rationales are missing, belong to other clips or labels, or leave a class empty.
     """
+    if not task.of_split("train"):
+        raise UserError(f"{task.card.path}: there is no training clip; such a card is for evaluation, name another")
     if stage.target == "label":
         return [_flat(row, "label", "") for row in task.readable("train")]
     samples, card = read_jsonl(stage.rationales), task.card

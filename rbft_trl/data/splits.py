@@ -88,12 +88,29 @@ def draw_shots(rows: list[Row], shots: int | None, *, seed: int) -> list[Row]:
     return [row for row in rows if row["split"] != "train" or row["label"] is None or row["id"] in drawn]
 
 
+def split_classes(counts: dict[str, int], *, seed: int | None) -> list[str]:
+    """The base half of the classes, the larger half of an odd number; the others are novel.
+
+    Args:
+        counts (`dict[str, int]`): Class name → training clips.
+        seed (`int`, *optional*): Seed of a random half; None: the classes with most clips, ties by name.
+    """
+    names = sorted(counts, key=lambda name: (-counts[name], name))
+    if seed is not None:
+        names = sorted(counts)
+        random.Random(seed).shuffle(names)
+    base = set(names[: (len(names) + 1) // 2])
+    return [name for name in counts if name in base]
+
+
 def check_splits(rows: list[Row], card: TaskCard) -> None:
-    """Finds leaks and empty classes.
+    """Finds leaks and empty classes. Rows without any training clip can be evaluated, and each stage that trains
+    refuses them.
 
     Raises:
-        UserError: for a group in two splits, and for a class without a training clip.
+        UserError: for a group in two splits, and for a class without a training clip where others have some.
     """
+    trains = any(row["split"] == "train" for row in rows)
     first: dict[str, Row] = {}
     for row in rows:
         other = first.setdefault(row["group"], row)
@@ -104,7 +121,7 @@ def check_splits(rows: list[Row], card: TaskCard) -> None:
             )
     for name in card.names:
         counts = _count(row["split"] for row in rows if row["label"] == name)
-        if not counts.get("train"):
+        if trains and not counts.get("train"):
             raise UserError(
                 f"class '{name}' of {card.path} has no labelled training clip; add some or remove the label"
             )

@@ -53,11 +53,11 @@ def read_table(path: Path, columns: dict[str, str] | None = None) -> Iterator[tu
     if suffix == ".parquet":
         rows = _from_parquet(path)
     elif suffix == ".jsonl":
-        rows = _from_jsonl(_text(path), path)
+        rows = _from_jsonl(text_of(path), path)
     elif suffix == ".txt":
-        rows = _from_list(_text(path), path)
+        rows = _from_list(text_of(path), path)
     else:
-        rows = _from_csv(_text(path), path, columns or {})
+        rows = _from_csv(text_of(path), path, columns or {})
     found: dict[tuple[str, ...], dict[str, str]] = {}
     for place, raw in rows:
         names = tuple(raw)
@@ -112,7 +112,12 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip().casefold())
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a file: UTF-8, or UTF-16 with its mark.
+
+    Raises:
+        UserError: naming the line that is neither.
+    """
     data = path.read_bytes()
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:

@@ -59,7 +59,7 @@ def find_all(card: TaskCard, rows: list[Row], manifest: dict[str, Entry], *, lea
         *_unreadable(rows, manifest, leave_out=leave_out),
         *_groups(rows),
         *_copies(readable, manifest),
-        *_classes(card, readable),
+        *_classes(card, readable, trains=any(row["split"] == "train" for row in rows)),
         *_labels(card),
     ]
     return sorted(found, key=lambda finding: finding.level)
@@ -149,8 +149,11 @@ def _equal_parts(same: list[Row], what: str, level: str, *, alone: bool) -> Iter
             yield Finding("warning", "duplicate", f"{what}, more than once; keep one of them", ids)
 
 
-def _classes(card: TaskCard, rows: list[Row]) -> Iterator[Finding]:
-    for split in SPLITS:
+def _classes(card: TaskCard, rows: list[Row], *, trains: bool) -> Iterator[Finding]:
+    if not trains:
+        message = "there is no training clip, so models can be evaluated on these clips but not trained"
+        yield Finding("warning", "evaluation_only", message)
+    for split in SPLITS if trains else SPLITS[1:]:
         counts = Counter(row["label"] for row in rows if row["split"] == split and row["label"] is not None)
         empty = [name for name in card.names if not counts[name]]
         if empty and (counts or split == "train"):

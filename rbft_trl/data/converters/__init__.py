@@ -1,0 +1,1 @@
+"""Official annotation files of known data sets → rows of ours: one short function per data set."""

@@ -1,0 +1,88 @@
+"""Pickles of plain data, read without running anything: numbers, text, lists, dicts, sets and arrays of them.
+
+Input: a .pkl file. Output: its value. A pickle that names any other class or function is refused before it is called.
+"""
+
+import io
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rbft_trl.errors import UserError
+
+LARGEST = 64 << 20  # bytes of a file; annotations are far smaller
+PLAIN = re.compile(r"[<>|=]?(?:[biuf][1248]|[SU]\d{1,4}|b1|\?|O8?)")
+
+
+class _Array:
+    """What numpy's pickles call the class of an array; nobody can call it."""
+
+
+def _empty(_kind: Any, shape: Any, _code: Any) -> np.ndarray:
+    """As numpy's own `_reconstruct`, for the empty array that its pickles then fill."""
+    if shape != (0,):
+        raise pickle.UnpicklingError(f"an array of shape {shape!r} where numpy writes (0,)")
+    return np.empty(0, np.int8)
+
+
+def _dtype(code: Any, *_: Any) -> np.dtype:
+    if not isinstance(code, str) or not PLAIN.fullmatch(code):
+        raise pickle.UnpicklingError(f"an array of {code!r}, which are no numbers and no text")
+    return np.dtype(code)
+
+
+def _scalar(dtype: np.dtype, data: Any) -> Any:
+    if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(data, bytes):
+        raise pickle.UnpicklingError("a number that is none")
+    return np.frombuffer(data, dtype, 1)[0]
+
+
+def _bytes(text: Any, encoding: Any = "latin1") -> bytes:
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+ALLOWED: dict[tuple[str, str], Callable[..., Any] | type] = {
+    ("builtins", "set"): set,
+    ("builtins", "frozenset"): frozenset,
+    ("__builtin__", "set"): set,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _dtype,
+    ("_codecs", "encode"): _bytes,
+} | {
+    (f"numpy.{core}.multiarray", name): function
+    for core in ("core", "_core")
+    for name, function in (("_reconstruct", _empty), ("scalar", _scalar))
+}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Looks names up in `ALLOWED` and nowhere else; nothing is imported."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is no plain data")
+        return ALLOWED[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("it refers to something outside itself")
+
+
+def read_pickle(path: Path) -> Any:
+    """The plain data in a pickle.
+
+    Raises:
+        UserError: if it is damaged, too large, or holds anything else; nothing of it has been called then.
+    """
+    if path.stat().st_size > LARGEST:
+        raise UserError(f"'{path}' has more than {LARGEST >> 20} MiB; take the official file")
+    try:
+        return _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
+    except Exception as error:  # whatever bytes a file holds, unpickling may raise anything
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"'{path}' is no pickle of plain data ({said}); take the official file") from error
