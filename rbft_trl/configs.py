@@ -211,6 +211,9 @@ class EvalArguments:
 
     output_dir: str = option("", "Folder for predictions.jsonl, metrics.json and confusion.png.", output=True)
     checkpoint: str | None = option(None, "Folder of a trained stage; left out: the base, zero-shot.")
+    unseen_labels: bool = option(
+        False, "The checkpoint was trained on none of the card's labels, and is meant to name them (base-to-novel)."
+    )
     split: str = option("test", "Which clips.", choices=["validation", "test"])
     method: str = option(
         "score",
@@ -240,6 +243,11 @@ class EvalArguments:
             raise UserError("'checkpoint' is empty; name the folder of a trained stage, or leave it out for the base")
         if not self.generate and self.max_new_tokens != self.__dataclass_fields__["max_new_tokens"].default:
             warnings.warn(f"max_new_tokens is {self.max_new_tokens}, ignored because generate is false", stacklevel=2)
+        if self.unseen_labels and (self.checkpoint is None or self.method != "score" or self.calibrate):
+            raise UserError(
+                f"unseen_labels is about what a checkpoint was trained on: it needs a checkpoint ({self.checkpoint}), "
+                f"method score ({self.method}) and no calibrate ({self.calibrate}); correct these, or leave it out"
+            )
         if self.calibrate and (self.split != "validation" or self.checkpoint is None or self.method != "score"):
             raise UserError(
                 f"calibrate needs a checkpoint, split validation and method score, not split '{self.split}' and "

@@ -14,7 +14,15 @@ from rbft_trl.data.converters.actions import hmdb51, kinetics400, ssv2, ucf101
 from rbft_trl.data.converters.common import Clips, Given, Note, noted, settle
 from rbft_trl.data.converters.finediving import finediving
 from rbft_trl.data.converters.moderation import multihateclip_en, multihateclip_zh, smarthome
-from rbft_trl.data.converters.write import Made, Target, base_to_novel, locate, trained_classes, write_card
+from rbft_trl.data.converters.write import (
+    Made,
+    Target,
+    base_classes,
+    locate,
+    trained_classes,
+    write_card,
+    write_halves,
+)
 from rbft_trl.data.jsonl import write_json, write_jsonl
 from rbft_trl.data.source import SPLITS, fetch_dataset
 from rbft_trl.errors import UserError, nearest, quoted, run_entry
@@ -50,9 +58,10 @@ def main(argv: list[str]) -> dict[str, Any]:
     rows, classes, lost = trained_classes(rows, found.classes)
     twice = noted("several_files", sorted(given.clips.doubtful), "clips lie there more than once", "the first counts")
     gone = noted("missing", missing, "clips of the annotation are not there", "they are left out")
+    base = base_classes(rows, classes, args.base_to_novel) if args.base_to_novel else None
     cards = [write_card(target, found, rows, classes)]
-    if args.base_to_novel:
-        cards += base_to_novel(target, found, rows, classes, args.base_to_novel)
+    if base:
+        cards += write_halves(target, found, rows, classes, base)
     if texts := [{"id": row["video"], "text": row["description"]} for row in rows if "description" in row]:
         write_jsonl(target.folder / "oracle_texts.jsonl", texts)
     report = summary(target, given, cards, [*found.notes, *gone, *settled, *twice, *lost])

@@ -31,13 +31,20 @@ from rbft_trl.model.loading import (
     load_for_inference,
 )
 from rbft_trl.model.probe import fit_probe
-from rbft_trl.model.provenance import check_same, check_unseen, read_record, under_adapter
+from rbft_trl.model.provenance import check_other_labels, check_same, check_unseen, read_record, under_adapter
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, open_task
 
 Prediction = dict[str, Any]
 REASONS_FIRST = ("rationale", "rationale_label")
-NOT_PART_OF_THE_RESULT = ("output_dir", "calibrate", "checkpoint", "use_cpu", "dataloader_num_workers")
+NOT_PART_OF_THE_RESULT = (
+    "output_dir",
+    "calibrate",
+    "checkpoint",
+    "unseen_labels",
+    "use_cpu",
+    "dataloader_num_workers",
+)
 
 
 def main(argv: list[str]) -> dict[str, Any]:
@@ -118,7 +125,7 @@ def make_plan(data: DataArguments, base: ModelArguments, args: EvalArguments) ->
         record = read_record(args.checkpoint)
         wanted = {"base": fingerprint, "frames": task.frames.to_dict(), "definitions": data.definitions}
         wanted |= {"load_in_4bit": base.load_in_4bit}
-        check_same(record, args.checkpoint, card, **wanted)
+        (check_other_labels if args.unseen_labels else check_same)(record, args.checkpoint, card, **wanted)
         check_unseen(record, args.checkpoint, task.rows, task.manifest, args.split)
     clips, train = task.of_split(args.split), task.readable("train")
     if not clips:

@@ -20,6 +20,7 @@ os.environ |= {
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -97,3 +98,11 @@ def smoke_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("base") / "smoke"
     main(["--setting", "smoke", "--out", str(out)])
     return out
+
+
+@pytest.fixture(scope="session")
+def small_sets(make_clip: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Name → a known data set in small, in its official layout (tests/miniatures.py)."""
+    from tests.miniatures import BUILDERS
+
+    return {name: build(tmp_path_factory.mktemp(name), make_clip) for name, build in BUILDERS.items()}

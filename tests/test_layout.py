@@ -37,7 +37,7 @@ ALLOWED = {
     "plan": {"errors", "data", "configs", "training_config", "model", "start", "stage_rows"},
     "preview": {"errors", "data", "configs", "training_config", "recipe", "model", "start", "plan"},
 }
-ENTRIES = {"sft", "merge", "rationales", "eval", "compare", "predict", "check", "app", "convert"}
+ENTRIES = {"sft", "merge", "rationales", "eval", "compare", "predict", "check", "app", "convert", "harmonic"}
 ALLOWED |= {entry: {*ALLOWED, *(ENTRIES - {"compare"} if entry == "compare" else ())} for entry in ENTRIES}
 
 

@@ -61,6 +61,11 @@ def compute_metrics(
     }
 
 
+def harmonic_mean(base: float, novel: float) -> float:
+    """H = 2BN / (B + N) of the accuracies on base and on novel classes; 0 if both are 0."""
+    return 2 * base * novel / (base + novel) if base + novel else 0.0
+
+
 def wilson_interval(right: int, total: int) -> list[float]:
     """95 % Wilson interval of a share (Wilson 1927): honest near 0 and 1, where the usual formula is not."""
     interval = binomtest(right, total).proportion_ci(0.95, method="wilson")

@@ -11,7 +11,7 @@ from scipy.stats import binomtest, nct, norm, t
 
 from rbft_trl.data.jsonl import read_jsonl
 from rbft_trl.evidence.conclusion import BOTH, CLIPS_ONLY, conclude, text_table
-from rbft_trl.evidence.metrics import compute_metrics
+from rbft_trl.evidence.metrics import compute_metrics, harmonic_mean
 
 Prediction = dict[str, Any]
 Pair = dict[str, Any]
@@ -131,6 +131,26 @@ def bootstrap(values: np.ndarray, groups: np.ndarray, *, replicates: int = REPLI
     draw_counts = rng.multinomial(num_draws, np.full(num_draws, 1 / num_draws), replicates) / num_draws
     group_counts = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), replicates)
     return ((draw_counts @ sums) * group_counts).sum(1) / (group_counts @ sizes)
+
+
+def base_to_novel(base: list[list[Prediction]], novel: list[list[Prediction]]) -> dict[str, Any]:
+    """Harmonic mean of the mean accuracies over draws, with a 95 % bootstrap interval over draws and groups of clips.
+
+    Args:
+        base (`list[list[dict]]`): Predictions on base classes, one list per draw; all draws share the test clips.
+        novel (`list[list[dict]]`): Predictions on novel classes, of the same draws.
+
+    Returns:
+        `dict`: `base`, `novel` and `harmonic_mean` (shares), `interval`, and `covers`.
+    """
+    replicates, means = [], []
+    for seed, draws in enumerate((base, novel)):  # other clips, so other replicates
+        right, groups = _right(draws)
+        means.append(float(right.mean()))
+        replicates.append(np.clip(bootstrap(right.astype(float), groups, seed=seed), 0, 1))
+    low, high = np.percentile([harmonic_mean(b, n) for b, n in zip(*replicates, strict=True)], [2.5, 97.5])
+    figures = {"base": means[0], "novel": means[1], "harmonic_mean": harmonic_mean(*means)}
+    return figures | {"interval": [float(low), float(high)], "covers": _covers(len(base))}
 
 
 def two_sided_p(replicates: np.ndarray) -> float:

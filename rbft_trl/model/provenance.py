@@ -12,7 +12,7 @@ from typing import Any
 
 from rbft_trl.configs import ModelArguments
 from rbft_trl.data.jsonl import first_difference, read_json, write_json
-from rbft_trl.data.task import CARD_FILE, TaskCard
+from rbft_trl.data.task import CARD_FILE, TaskCard, normalise
 from rbft_trl.errors import UserError
 
 RECORD_FILE = "rbft.json"
@@ -121,6 +121,32 @@ def check_same(record: dict[str, Any], folder: str | Path, card: TaskCard, **wan
             f"'{folder}' was trained with other prompts or definitions than {card.path} has; "
             f"compare it with {Path(folder) / CARD_FILE}, and train again if the change is meant"
         )
+    _check_wanted(record, folder, wanted)
+
+
+def check_other_labels(record: dict[str, Any], folder: str | Path, card: TaskCard, **wanted: Any) -> None:
+    """As `check_same`, for a card of which the checkpoint has seen no label (base-to-novel): nothing else differs.
+
+    Raises:
+        UserError: if it has seen a label, or the question, role, aspects, prompts or a wanted key differ.
+    """
+    places = [place / CARD_FILE for place in (Path(folder), Path(folder).parent)]
+    trained = TaskCard.from_yaml(next((place for place in places if place.is_file()), places[0]))
+    seen = {normalise(name) for name in trained.names}
+    if shared := [name for name in card.names if normalise(name) in seen]:
+        raise UserError(
+            f"unseen_labels is true but '{folder}' was trained on {len(shared)} labels of {card.path}, e.g. "
+            f"'{shared[0]}'; name a card of which it has seen none, or leave unseen_labels out"
+        )
+    for key in ("question", "role", "aspects", "prompts"):
+        if getattr(trained, key) != getattr(card, key):
+            raise UserError(
+                f"'{folder}' was trained with another {key} than {card.path} has; only the labels may differ there"
+            )
+    _check_wanted(record, folder, wanted)
+
+
+def _check_wanted(record: dict[str, Any], folder: str | Path, wanted: dict[str, Any]) -> None:
     if key := first_difference(record, wanted, among=wanted):
         raise UserError(
             f"'{folder}' was trained with {key} = {record.get(key)}, but this recipe has {wanted[key]}; "

@@ -6,7 +6,7 @@ Input: a .pkl file. Output: its value. A pickle that names any other class or fu
 import io
 import pickle
 import re
-from collections.abc import Callable
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ LARGEST = 64 << 20  # bytes of a file; annotations are far smaller
 PLAIN = re.compile(r"[<>|=]?(?:[biuf][1248]|[SU]\d{1,4}|b1|\?|O8?)")
 
 
-class _Array:
-    """What numpy's pickles call the class of an array; nobody can call it."""
+ARRAY = object()  # stands for the class of an array in numpy's pickles; it cannot be called
 
 
 def _empty(_kind: Any, shape: Any, _code: Any) -> np.ndarray:
@@ -47,17 +46,35 @@ def _bytes(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-ALLOWED: dict[tuple[str, str], Callable[..., Any] | type] = {
+def _no_bytes() -> bytes:
+    """`bytes` as old protocols call it: for none at all, never for a number of them."""
+    return b""
+
+
+def _filled(data: Any, dtype: np.dtype, shape: Any, order: Any) -> np.ndarray:
+    """As numpy's own `_frombuffer`, for the arrays of protocol 5."""
+    if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(data, bytes | bytearray):
+        raise pickle.UnpicklingError("an array that is none")
+    return np.frombuffer(data, dtype).reshape(shape, order=order)
+
+
+ALLOWED: dict[tuple[str, str], Any] = {
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
     ("__builtin__", "set"): set,
-    ("numpy", "ndarray"): _Array,
+    ("__builtin__", "bytes"): _no_bytes,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("numpy", "ndarray"): ARRAY,
     ("numpy", "dtype"): _dtype,
     ("_codecs", "encode"): _bytes,
 } | {
-    (f"numpy.{core}.multiarray", name): function
-    for core in ("core", "_core")
-    for name, function in (("_reconstruct", _empty), ("scalar", _scalar))
+    (f"numpy.{core}.{module}", name): function
+    for core in ("core", "_core")  # of numpy 1 and 2
+    for module, name, function in (
+        ("multiarray", "_reconstruct", _empty),
+        ("multiarray", "scalar", _scalar),
+        ("numeric", "_frombuffer", _filled),
+    )
 }
 
 

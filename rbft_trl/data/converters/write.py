@@ -112,23 +112,31 @@ def derived(label: str) -> str:
     return f"the main action of the clip is {label}"
 
 
-def base_to_novel(
-    target: Target, found: Conversion, rows: list[Row], classes: dict[str, str | None], how: str
-) -> list[Made]:
-    """Two more cards: base classes with all their clips, novel classes with their test clips alone.
+def base_classes(rows: list[Row], classes: dict[str, str | None], how: str) -> list[str]:
+    """The base half of the classes.
 
     Args:
-        how (`str`): `frequent`, a seed, or a file that lists the base classes.
+        rows (`list[dict]`): All rows.
+        classes (`dict[str, str | None]`): All classes.
+        how (`str`): `frequent` (the classes with most training clips), a seed, or a file that lists the base classes.
+
+    Raises:
+        UserError: if there is no official test split, or a half would have fewer than two classes.
     """
     if not any(row["split"] == "test" for row in rows):
-        raise UserError(f"--base_to_novel needs an official test split, which these rows of {target.name} have not")
+        raise UserError("--base_to_novel needs an official test split, and these rows have none")
     if len(classes) < 4:
-        raise UserError(f"--base_to_novel needs 4 classes or more to halve, {target.name} has {len(classes)}")
+        raise UserError(f"--base_to_novel needs 4 classes or more to halve, and there are {len(classes)}")
+    if how != "frequent" and not how.isdecimal():
+        return listed_classes(Path(how), list(classes))
     counts = Counter(row["label"] for row in rows if row["split"] == "train")
-    if how == "frequent" or how.isdigit():
-        base = split_classes({name: counts[name] for name in classes}, seed=None if how == "frequent" else int(how))
-    else:
-        base = listed_classes(Path(how), list(classes))
+    return split_classes({name: counts[name] for name in classes}, seed=None if how == "frequent" else int(how))
+
+
+def write_halves(
+    target: Target, found: Conversion, rows: list[Row], classes: dict[str, str | None], base: list[str]
+) -> list[Made]:
+    """Two cards: base classes with all their clips, novel classes with their test clips alone."""
     made = []
     for part, inside in (("base", base), ("novel", [name for name in classes if name not in base])):
         own = [row for row in rows if row["label"] in inside and (part == "base" or row["split"] == "test")]
