@@ -94,17 +94,25 @@ def _coarse(path: Path) -> dict[tuple[str, int], Row]:
 def _keys(value: Any, path: Path) -> list[tuple[str, int]]:
     keys = []
     for key in value if isinstance(value, Iterable) and not isinstance(value, str | bytes) else [value]:
-        if not isinstance(key, list | tuple) or len(key) != 2 or not str(key[1]).isdigit():
-            raise UserError(f"'{path}' names a clip {key!r}, not (video, instance); take the official file")
-        keys.append((str(key[0]), int(key[1])))
+        if not _is_key(key):
+            raise UserError(
+                f"'{path}' names a clip by {type(key).__name__}, not by (video, instance); take the official file"
+            )
+        keys.append((key[0], int(key[1])))
     return keys
+
+
+def _is_key(key: Any) -> bool:
+    """Whether `key` is a video's name and a number."""
+    pair = isinstance(key, list | tuple) and len(key) == 2 and isinstance(key[0], str)
+    return pair and isinstance(key[1], int | str) and str(key[1]).isdigit()
 
 
 def _other_labels(coarse: dict[tuple[str, int], Row], fine: Any) -> list[str]:
     other = []
     for key, entry in fine.items() if isinstance(fine, dict) else ():
         said = entry.get("action_type") if isinstance(entry, dict) else None
-        known = coarse.get((str(key[0]), int(key[1]))) if isinstance(key, tuple) and str(key[-1]).isdigit() else None
+        known = coarse.get((key[0], int(key[1]))) if _is_key(key) else None
         if known and isinstance(said, str) and said.strip().upper() != known["action_type"].strip().upper():
             other.append(f"{key[0]}/{key[1]}")
     return other
@@ -116,7 +124,7 @@ def _parts(rows: list[Row], given: Given) -> list[Row]:
     parts = []
     for row in rows:
         video, first, last = row["group"], row["start_frame"], row["end_frame"]
-        if not all(isinstance(frame, int) or hasattr(frame, "dtype") for frame in (first, last)):
+        if not isinstance(first, int) or not isinstance(last, int):
             raise UserError(
                 f"{row['place']}: the clip {row['clip']} has no start_frame or end_frame; take the official file"
             )
