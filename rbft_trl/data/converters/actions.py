@@ -111,9 +111,8 @@ def kinetics400(given: Given) -> Conversion:
     notes = noted("two_splits_said", other, "clips name another split than their file", "the file counts")
     names = class_names(sorted({row["label"] for row in rows if row["label"] and row["split"] == "train"}))
     if not any(row["label"] and row["split"] == "test" for row in rows):
-        hidden = [row["clip"] for row in rows if row["split"] == "test"]
-        notes += noted("test_without_labels", hidden, "test clips have no label", "the validation clips are the test")
-        rows = _validation_is_test(rows)
+        rows, told = _validation_is_test(rows, "test.csv")
+        notes += told
     rows, unknown = _known(rows, names, "have no label, or one that no training clip has")
     shares = {} if any(row["split"] == "validation" for row in rows) else HELD_OUT
     return Conversion(rows, dict.fromkeys(names.values()), notes + unknown, shares)
@@ -148,15 +147,15 @@ def ssv2(given: Given) -> Conversion:
     names = sorted(numbers, key=lambda name: int(numbers[name]))
     train, filled = _ssv2_rows(files["train.json"], "train")
     validation, more = _ssv2_rows(files["validation.json"], "validation")
-    rows = train + validation
+    rows, notes = train + validation, []
     if answers := files["test-answers.csv"]:
         for place, line in read_lines(answers):
             clip, _, label = line.partition(";")
             rows.append({"clip": clip, "label": label, "split": "test", "place": place})
     else:
-        rows = _validation_is_test(rows)
+        rows, notes = _validation_is_test(rows, "test-answers.csv")
     what = "clips have a label that is not their template filled in"
-    notes = noted("two_labels", filled + more, what, "the template counts")
+    notes += noted("two_labels", filled + more, what, "the template counts")
     rows, unknown = _known(rows, dict(zip(names, names, strict=True)), "have a template that is not in labels.json")
     definitions = {name: name[:1].lower() + name[1:] for name in names}
     return Conversion(rows, definitions, notes + unknown, {} if answers else HELD_OUT, SSV2_WORDS)
@@ -185,10 +184,12 @@ def _known(rows: list[Row], names: dict[str, str], what: str) -> tuple[list[Row]
     return kept, noted("unknown_class", unknown, f"clips {what}", "they are left out")
 
 
-def _validation_is_test(rows: list[Row]) -> list[Row]:
-    """For data sets whose test labels are not public: no row of the test, and validation in its place."""
+def _validation_is_test(rows: list[Row], answers: str) -> tuple[list[Row], list[Note]]:
+    """Without the labels of the test: no row of it, validation in its place, and a note."""
     moved = {"train": "train", "validation": "test"}
-    return [row | {"split": moved[row["split"]]} for row in rows if row["split"] in moved]
+    message = f"there are no labels of the test clips ({answers}); the official validation clips are the test"
+    note = Note("validation_is_test", message, [row["clip"] for row in rows if row["split"] == "validation"])
+    return [row | {"split": moved[row["split"]]} for row in rows if row["split"] in moved], [note]
 
 
 def _whole(text: str, name: str, place: str) -> int:
