@@ -4,9 +4,6 @@ Wrong launch files silently start one process or another engine, so each run wri
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,53 +13,13 @@ from rbft_trl import eval as evaluation
 from rbft_trl import predict, rationales, sft
 from rbft_trl.data.jsonl import read_jsonl
 from tests.helpers import REPOSITORY, toy_recipe
+from tests.launching import launch
 
-WITNESS = """
-import json, runpy, sys
-from pathlib import Path
-from accelerate import Accelerator, PartialState
-out, script = sys.argv[1], sys.argv[2]
-sys.argv = [script, *sys.argv[3:]]
-seen = {"wrapper": None}
-from trl import SFTTrainer
-inner = SFTTrainer.compute_loss
-def compute_loss(self, model, *args, **kwargs):
-    seen["wrapper"] = seen["wrapper"] or type(model).__name__
-    return inner(self, model, *args, **kwargs)
-SFTTrainer.compute_loss = compute_loss
-end = Accelerator.end_training
-def end_training(self):
-    seen.update(world=self.num_processes, type=str(self.distributed_type), backend=PartialState().backend)
-    Path(f"{out}.{self.process_index}").write_text(json.dumps(seen))
-    return end(self)
-Accelerator.end_training = end_training
-runpy.run_path(script, run_name="__main__")
-"""
-
-
-def launch(tmp_path: Path, entry: str, *argv: str) -> list[dict]:
-    """Runs an entry with accelerate_configs/cpu_2_processes.yaml; returns what each process was."""
-    witness = tmp_path / "witness.py"
-    witness.write_text(WITNESS)
-    out = tmp_path / f"seen_{entry}_{len(list(tmp_path.iterdir()))}"
-    config = REPOSITORY / "accelerate_configs/cpu_2_processes.yaml"
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        str(config),
-        "--main_process_port",
-        "0",
-    ]
-    command += [str(witness), str(out), str(REPOSITORY / "rbft_trl" / f"{entry}.py"), *argv]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=os.environ)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(Path(f"{out}.{rank}").read_text()) for rank in range(2)]
+CONFIG = REPOSITORY / "accelerate_configs/cpu_2_processes.yaml"
 
 
 def expect_two(seen: list[dict], *, wrapper: str | None = None) -> None:
-    assert [s["world"] for s in seen] == [2, 2] and {s["type"] for s in seen} == {"DistributedType.MULTI_CPU"}
+    assert [s["world"] for s in seen] == [2, 2] and {s["type"] for s in seen} == {"MULTI_CPU"}
     assert {s["backend"] for s in seen} == {"gloo"} and {s["wrapper"] for s in seen} == {wrapper}
 
 
@@ -97,7 +54,7 @@ def test_evaluation_on_two_processes_equals_one(counted: tuple[Path, int], smoke
     card, count = counted
     recipe = toy_recipe("eval", tmp_path, card, smoke_base, per_device_batch_size=4, output_dir=tmp_path / "one")
     evaluation.main([recipe])
-    expect_two(launch(tmp_path, "eval", recipe, "--output_dir", str(tmp_path / "two")))
+    expect_two(launch(tmp_path, CONFIG, "eval", recipe, "--output_dir", str(tmp_path / "two")))
     one, two = (read_jsonl(tmp_path / name / "predictions.jsonl") for name in ("one", "two"))
     assert [p["id"] for p in one] == [p["id"] for p in two] == [f"copy{i:03d}" for i in range(count)]
     for a, b in zip(one, two, strict=True):
@@ -110,7 +67,7 @@ def test_stage0_on_two_processes_equals_one(toy_set: tuple, smoke_base: Path, tm
     common |= {"label_shown": "blind_then_hint"}
     recipe = toy_recipe("rationales", tmp_path, toy_set[0], smoke_base, output_file=tmp_path / "one.jsonl", **common)
     rationales.main([recipe])
-    expect_two(launch(tmp_path, "rationales", recipe, "--output_file", str(tmp_path / "two.jsonl")))
+    expect_two(launch(tmp_path, CONFIG, "rationales", recipe, "--output_file", str(tmp_path / "two.jsonl")))
     assert (tmp_path / "one.jsonl").read_text() == (tmp_path / "two.jsonl").read_text()
 
 
@@ -125,7 +82,9 @@ def test_training_on_two_processes_equals_one(toy_set: tuple, smoke_base: Path, 
     common |= {"eval_steps": 3, "load_best_model_at_end": False, "shots": 3}  # 24 rows divide by the global batch of 4
     recipe = toy_recipe("direct", tmp_path, toy_set[0], smoke_base, **common, output_dir=tmp_path / "one")
     one = sft.main([recipe, "--per_device_train_batch_size", "4"])
-    seen = launch(tmp_path, "sft", recipe, "--per_device_train_batch_size", "2", "--output_dir", str(tmp_path / "two"))
+    seen = launch(
+        tmp_path, CONFIG, "sft", recipe, "--per_device_train_batch_size", "2", "--output_dir", str(tmp_path / "two")
+    )
     expect_two(seen, wrapper="DistributedDataParallel")
     two = json.loads((tmp_path / "two/rbft.json").read_text())
     losses = [[entry["loss"] for entry in record["curves"] if "loss" in entry] for record in (one, two)]
@@ -140,7 +99,7 @@ def test_prediction_on_two_processes_equals_one(toy_set: tuple, smoke_base: Path
     clips = [str(path) for path in sorted((toy_set[1] / "clips").iterdir())[:7]]
     command = [*clips, "--model", str(tmp_path / "run"), "--use_cpu", "--batch_size", "2", "--output"]
     one = predict.main([*command, str(tmp_path / "one.jsonl")])
-    expect_two(launch(tmp_path, "predict", *command, str(tmp_path / "two.jsonl")))
+    expect_two(launch(tmp_path, CONFIG, "predict", *command, str(tmp_path / "two.jsonl")))
     two = read_jsonl(tmp_path / "two.jsonl")
     assert [row["clip"] for row in one] == [row["clip"] for row in two] == clips
     for a, b in zip(one, two, strict=True):

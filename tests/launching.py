@@ -1,0 +1,84 @@
+"""Real processes under `accelerate launch`, from a shipped launch file; each writes down what it really was.
+
+Wrong launch files silently start one process, or another engine than the one they name.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.helpers import REPOSITORY
+
+ENTRIES = REPOSITORY / "rbft_trl"
+WITNESS = """
+import json, os, runpy, signal, sys
+from pathlib import Path
+from accelerate import Accelerator, PartialState
+out, script = sys.argv[1], sys.argv[2]
+sys.argv = [script, *sys.argv[3:]]
+seen = {"wrapper": None, "zero": None, "losses": []}
+from trl import SFTTrainer
+compute, step = SFTTrainer.compute_loss, SFTTrainer.training_step
+def compute_loss(self, model, *args, **kwargs):
+    seen["wrapper"] = seen["wrapper"] or type(model).__name__
+    if hasattr(model, "zero_optimization_stage"):
+        seen["zero"] = model.zero_optimization_stage()
+    return compute(self, model, *args, **kwargs)
+def training_step(self, *args, **kwargs):
+    loss = step(self, *args, **kwargs)
+    seen["losses"].append(loss.item())
+    if len(seen["losses"]) == int(os.environ.get("DIE_AFTER", 0)):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return loss
+SFTTrainer.compute_loss, SFTTrainer.training_step = compute_loss, training_step
+end = Accelerator.end_training
+def end_training(self):
+    seen.update(world=self.num_processes, type=self.distributed_type.value, backend=PartialState().backend)
+    Path(f"{out}.{self.process_index}").write_text(json.dumps(seen))
+    return end(self)
+Accelerator.end_training = end_training
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+def cpu_twin(folder: Path, name: str, **changes: Any) -> Path:
+    """The launch file accelerate_configs/`name`.yaml on two CPU processes, in fp32; nothing else is changed."""
+    config = yaml.safe_load((REPOSITORY / f"accelerate_configs/{name}.yaml").read_text(encoding="utf-8"))
+    twin = folder / f"{name}.yaml"
+    changes = {"use_cpu": True, "num_processes": 2, "mixed_precision": "no"} | changes
+    twin.write_text(yaml.safe_dump(config | changes), encoding="utf-8")
+    return twin
+
+
+def start(folder: Path, config: Path, entry: str, *argv: str, options: tuple[str, ...] = (), **env: str) -> tuple:
+    """Starts an entry under a launch file; returns the process, and where its processes will say what they were."""
+    witness = folder / "witness.py"
+    witness.write_text(WITNESS)
+    out = folder / f"seen_{entry}_{len(list(folder.iterdir()))}"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *options]
+    command += ["--main_process_port", "0"] if "--main_process_port" not in options else []
+    command += [str(witness), str(out), str(ENTRIES / f"{entry}.py"), *argv]
+    told = (folder / f"{out.name}.log").open("wb")
+    return subprocess.Popen(command, cwd=folder, stdout=told, stderr=told, env=os.environ | env), out
+
+
+def launch(folder: Path, config: Path, entry: str, *argv: str, fails: bool = False, **env: str) -> list[dict]:
+    """Runs an entry to its end; returns what each process was, or with `fails` what was printed."""
+    process, out = start(folder, config, entry, *argv, **env)
+    return ended(process, out, fails=fails)
+
+
+def ended(process: subprocess.Popen, out: Path, *, fails: bool = False) -> Any:
+    """Waits, with a limit, since a wrong engine hangs."""
+    try:
+        code = process.wait(timeout=300)
+    finally:
+        process.kill()
+    told = Path(f"{out}.log").read_text(errors="replace")
+    assert (code != 0) == fails, told[-4000:]
+    return told if fails else [json.loads(file.read_text()) for file in sorted(out.parent.glob(f"{out.name}.[0-9]*"))]
