@@ -19,6 +19,7 @@ from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
 from rbft_trl.data.jsonl import BatchLog, first_difference, make_folder, read_json, read_jsonl, write_json, write_jsonl
 from rbft_trl.data.task import TaskCard
 from rbft_trl.data.video import Clip, ClipError
+from rbft_trl.engines import check_whole_model
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.calibration import CALIBRATION_FILE, calibrate
 from rbft_trl.evidence.metrics import compute_metrics, save_confusion_picture
@@ -115,6 +116,7 @@ def make_plan(data: DataArguments, base: ModelArguments, args: EvalArguments) ->
     Raises:
         UserError: for every mistake that can be seen without the weights.
     """
+    check_whole_model(use_cpu=args.use_cpu)
     check_model_arguments(base, use_cpu=args.use_cpu)
     check_scoring_attention(base)
     task = open_task(data, base)

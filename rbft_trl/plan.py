@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from rbft_trl.configs import AdapterArguments, DataArguments, ModelArguments, StageArguments
+from rbft_trl.engines import FULL, LORA, NF4, check_agreement, check_work, started_engine
 from rbft_trl.errors import UserError
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.loading import base_fingerprint, check_base, check_scoring_attention
@@ -107,6 +108,11 @@ def check_options(
         for key, plain in (("data_seed", None), ("train_sampling_strategy", "random")):
             if getattr(training, key) != plain:
                 raise UserError(f"'{key}' is set but class_balance: sampler has an order of its own; leave one out")
+    engine = started_engine(use_cpu=training.use_cpu)
+    check_work(engine, NF4 if base.load_in_4bit else LORA if adapters.use_peft else FULL)
+    check_agreement(
+        gradient_accumulation_steps=training.gradient_accumulation_steps, max_grad_norm=training.max_grad_norm
+    )
     check_optimizer(training)
     if training.n_gpu > 1:
         raise UserError(

@@ -21,6 +21,7 @@ from rbft_trl.batches import fixed_batches, run_batches
 from rbft_trl.classifier import Checkpoint, VideoClassifier
 from rbft_trl.data.given import find_clips
 from rbft_trl.data.jsonl import BatchLog, make_folder, write_jsonl, write_text
+from rbft_trl.engines import check_whole_model
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.calibration import threshold_for
 
@@ -30,6 +31,7 @@ Row = dict[str, Any]
 def main(argv: list[str]) -> list[Row]:
     """Predicts; returns the rows that were written."""
     args = parse(argv)
+    check_whole_model(use_cpu=args.use_cpu)
     output = Path(args.output)
     if output.suffix not in (".csv", ".jsonl"):
         raise UserError(f"--output '{output}' ends in '{output.suffix}'; write a .csv or .jsonl file")

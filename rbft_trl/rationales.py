@@ -16,6 +16,7 @@ from rbft_trl.configs import DataArguments, ModelArguments, RationaleArguments
 from rbft_trl.data.jsonl import BatchLog, first_difference, make_folder, read_json, read_jsonl, write_json, write_jsonl
 from rbft_trl.data.task import TaskCard, fingerprint
 from rbft_trl.data.video import ClipError
+from rbft_trl.engines import check_whole_model
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.verify import check_rationales, kept_share, require_every_class
 from rbft_trl.model.collator import ClipCollator
@@ -31,6 +32,7 @@ NOT_PART_OF_THE_TEXT = ("output_file", "use_cpu", "checks", "dataloader_num_work
 def main(argv: list[str]) -> list[Sample]:
     """Runs stage 0; returns the rows of rationales.jsonl."""
     data, base, args = parse_recipe(argv, DataArguments, ModelArguments, RationaleArguments)
+    check_whole_model(use_cpu=args.use_cpu)
     check_model_arguments(base, use_cpu=args.use_cpu)
     task = open_task(data, base)
     card = task.card

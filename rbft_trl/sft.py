@@ -26,6 +26,7 @@ from rbft_trl.model.provenance import (
     weights_fingerprint,
     write_record,
 )
+from rbft_trl.model.shards import not_finite
 from rbft_trl.model.trainer import KeepPresentations, LabelTrainer, RationaleTrainer, VideoSFTTrainer
 from rbft_trl.plan import OPTIONS, Plan, make_plan
 from rbft_trl.recipe import parse_recipe
@@ -92,9 +93,8 @@ def check_trained(trainer: VideoSFTTrainer) -> None:
     """
     if trainer.state.global_step == 0:
         raise UserError("no step was trained; check num_train_epochs, max_steps and gradient_accumulation_steps")
-    for _, name, parameter in trainable_parameters(trainer.model):
-        if not parameter.isfinite().all():
-            raise UserError(f"training diverged: '{name}' holds values that are no numbers; lower the learning rate")
+    if bad := not_finite([(name, parameter) for _, name, parameter in trainable_parameters(trainer.model)]):
+        raise UserError(f"training diverged: '{bad[0]}' holds values that are no numbers; lower the learning rate")
 
 
 def make_record(plan: Plan, trainer: VideoSFTTrainer, seconds: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import SFTConfig
 
 from rbft_trl.configs import option
+from rbft_trl.engines import SCORED, check_work, started_engine
 from rbft_trl.errors import UserError, nearest
 
 PACKAGE_OF = {"azure_ml": "azureml", "dvclive": "dvclive", "clearml": "clearml", "flyte": "flytekitplugins"}
@@ -81,7 +82,10 @@ class TrainingConfig(SFTConfig):
         if not self.output_dir:
             raise UserError("'output_dir' is missing; name the folder that the run writes")
         if self.deepspeed is not None or self.fsdp:
-            raise UserError("'deepspeed' and 'fsdp' are not supported in this version; use DDP (accelerate_configs/)")
+            raise UserError(
+                "'deepspeed' and 'fsdp' are no keys of a recipe here; use a launch file: accelerate launch "
+                "--config_file accelerate_configs/zero2.yaml (or zero3.yaml, fsdp2.yaml)"
+            )
         if not 0 < self.num_train_epochs < float("inf") and self.max_steps <= 0:
             raise UserError(f"num_train_epochs is {self.num_train_epochs} but must be a number above 0; correct it")
         if self.max_steps < 1 and self.max_steps != -1:
@@ -101,6 +105,9 @@ class TrainingConfig(SFTConfig):
         self._check_sampling_and_selection()
         if self.remove_unused_columns:
             raise UserError("'remove_unused_columns' is true but the collator reads id, video and label; leave it out")
+        engine = started_engine(use_cpu=self.use_cpu)  # before TRL reads what the launch file says
+        if self.validate_by_score and self.eval_strategy != "no":
+            check_work(engine, SCORED)
         if self.bf16 is None:
             self.bf16 = not self.use_cpu and _has_bf16_gpu()
         super().__post_init__()

@@ -26,7 +26,8 @@ ALLOWED = {
     "data": {"errors", "yaml_file"},
     "recipe": {"errors", "yaml_file"},
     "configs": {"errors", "data"},
-    "training_config": {"errors", "configs"},
+    "engines": {"errors"},
+    "training_config": {"errors", "configs", "engines"},
     "model": {"errors", "data", "configs", "training_config"},
     "evidence": {"errors", "data", "configs"},
     "start": {"errors", "data", "configs", "model"},
@@ -34,7 +35,7 @@ ALLOWED = {
     "classifier": {"errors", "data", "configs", "model", "evidence", "batches"},
     "stage_rows": {"errors", "data", "configs", "model", "evidence", "start"},
     "browse": {"errors", "data", "configs", "model", "evidence", "classifier", "start"},
-    "plan": {"errors", "data", "configs", "training_config", "model", "start", "stage_rows"},
+    "plan": {"errors", "data", "configs", "engines", "training_config", "model", "start", "stage_rows"},
     "preview": {"errors", "data", "configs", "training_config", "recipe", "model", "start", "plan"},
 }
 ENTRIES = {"sft", "merge", "rationales", "eval", "compare", "predict", "check", "app", "convert", "harmonic"}

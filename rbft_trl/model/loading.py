@@ -21,12 +21,14 @@ from transformers import (
     PreTrainedModel,
     ProcessorMixin,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rbft_trl.configs import PARTS, AdapterArguments, ModelArguments
 from rbft_trl.data.jsonl import read_json
 from rbft_trl.data.video import file_hash
 from rbft_trl.errors import UserError
 from rbft_trl.model.families import part_of, vision_tower
+from rbft_trl.model.shards import size_of
 
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
 NOT_OF_THE_BASE = ("made.json", "measured.json")
@@ -150,7 +152,7 @@ def load_base(args: ModelArguments, *, device: torch.device | str) -> PreTrained
             dtype=args.dtype,
             attn_implementation=args.attn_implementation,
             quantization_config=quantisation,
-            device_map={"": device},
+            device_map=None if is_deepspeed_zero3_enabled() else {"": device},  # ZeRO-3 deals the weights out itself
             use_safetensors=True,
             output_loading_info=True,
         )
@@ -181,7 +183,8 @@ def prepare_for_training(model: PreTrainedModel, args: AdapterArguments, *, adap
             its parts that are not in `args.train_parts` stay as they are.
     """
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+        one_type = is_deepspeed_zero3_enabled()  # whose buffers hold one dtype (huggingface/trl#6089)
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=True, autocast_adapter_dtype=not one_type)
         for name, parameter in model.named_parameters():
             if part_of(name) not in args.train_parts:
                 parameter.requires_grad_(False)
@@ -195,7 +198,9 @@ def prepare_for_training(model: PreTrainedModel, args: AdapterArguments, *, adap
 def mark_trained(model: PreTrainedModel, args: AdapterArguments) -> nn.Module:
     """A new LoRA on the parts that are trained, or these parts themselves; works on the meta device too."""
     if args.use_peft:
-        return get_peft_model(model, _lora_config(model, args))
+        return get_peft_model(
+            model, _lora_config(model, args), autocast_adapter_dtype=not is_deepspeed_zero3_enabled()
+        )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) in args.train_parts)
     return model
@@ -223,8 +228,8 @@ def trained_parts_table(model: nn.Module) -> str:
     trained_in_all = 0
     for part in PARTS:
         own = [(n, p) for n, p in model.named_parameters() if part_of(n) == part]
-        trained = sum(p.numel() for _, p in own if p.requires_grad)
-        in_all = sum(p.quant_state.shape.numel() if getattr(p, "quant_state", None) else p.numel() for _, p in own)
+        trained = sum(size_of(p) for _, p in own if p.requires_grad)
+        in_all = sum(size_of(p) for _, p in own)
         layers = sum(n.endswith("lora_A.default.weight") for n, _ in own)
         lines.append(f"{part:8} {in_all:>14,} {trained:>12,} {layers:>12}")
         trained_in_all += trained
