@@ -171,6 +171,24 @@ def test_a_file_that_a_spreadsheet_would_run_is_only_a_name(tmp_path: Path, make
     assert f"YoYo/{name.replace(' ', '_')}.avi" in videos and len(videos) == 17
 
 
+def test_a_file_whose_name_is_no_text_and_a_link_that_goes_round(
+    small_sets: dict[str, Builder], tmp_path: Path
+) -> None:
+    b = copy_of(small_sets["multihateclip_en"], tmp_path)
+    b.clips = tmp_path / "clips"
+    for file in small_sets["multihateclip_en"].clips.rglob("*.mp4"):
+        (b.clips / file.parent.name).mkdir(parents=True)
+        (b.clips / file.parent.name / "a.mp4").write_bytes(file.read_bytes())
+    (b.clips / "round").symlink_to(b.clips)
+    assert notes(convert_small("multihateclip_en", b, tmp_path / "out")) == {}
+    odd = b.clips / "-testHate0"
+    (odd / "a.mp4").rename(odd / "\udcff.mp4")
+    with pytest.raises(
+        UserError, match=r"udcff\.mp4' of the clip '-testHate0/\*' has no valid Unicode name; rename it"
+    ):
+        convert_small("multihateclip_en", b, tmp_path / "other")
+
+
 def test_nothing_is_overwritten(small_sets: dict[str, Builder], tmp_path: Path) -> None:
     convert_small("ucf101", small_sets["ucf101"], tmp_path / "out")
     with pytest.raises(UserError, match=r"ucf101.yaml' exists; name another --output, or delete it"):

@@ -80,7 +80,12 @@ class Clips:
         self.folder, self.root = folder, root or folder
         self.by_name: dict[str, list[str]] = defaultdict(list)
         self.doubtful: set[str] = set()
+        seen: set[str] = set()
         for place, folders, files in os.walk(folder, followlinks=True):
+            if (real := os.path.realpath(place)) in seen:  # a link to a folder above would go round for ever
+                folders.clear()
+                continue
+            seen.add(real)
             folders.sort()
             for file in sorted(files):
                 if is_clip(path := Path(place) / file):
@@ -96,7 +101,7 @@ class Clips:
         Of several files of that name the first in the alphabet counts, and the name is remembered in `doubtful`.
 
         Raises:
-            UserError: if a name is absolute or leaves the folder.
+            UserError: if a name is absolute or leaves the folder, or the file's name is no text.
         """
         for name in names:
             path = PurePosixPath(name)
@@ -104,6 +109,10 @@ class Clips:
                 raise UserError(f"{place}: the clip {name!r} is absolute or leaves its folder; correct the annotation")
             if found := self.by_name.get(path.as_posix()) or self.by_name.get(without_suffix(path.as_posix())):
                 self.doubtful |= {name} if len(found) > 1 else set()
+                if any("\ud800" <= letter <= "\udfff" for letter in min(found)):
+                    raise UserError(
+                        f"the file {min(found)!a} of the clip '{name}' has no valid Unicode name; rename it"
+                    )
                 return (self.folder / min(found)).relative_to(self.root).as_posix()
         return None
 
