@@ -67,6 +67,24 @@ class Task:
             label_in_prompt=label_in_prompt,
         )
 
+    def facts(self) -> dict[str, Any]:
+        """What may be told of the data to strangers: counts, how the split was made, and the dataset of the Hub."""
+        source, counts = self.card.data, {name: Counter() for name in self.card.names}
+        for row in self.rows:
+            if row["label"] is not None:
+                counts[row["label"]][row["split"]] += 1
+        dealt = {row["split"] for row in self.rows if row["dealt"]}
+        shares = {"validation": source.validation, "test": source.test}
+        by_seed = {split: 0.15 if shares[split] is None else shares[split] for split in sorted(dealt - {"train"})}
+        return {
+            "counts": {name: dict(count) for name, count in counts.items()},
+            "pool": sum(row["label"] is None for row in self.rows),
+            "groups": len({row["group"] for row in self.rows}),
+            "unreadable": sum(self.manifest[row["id"]]["reason"] is not None for row in self.rows),
+            "split_by_seed": {"seed": source.split_seed or 0, "shares": by_seed} if dealt else None,
+            "source": source.public,
+        }
+
     def fingerprint(self, rows: list[Row]) -> str:
         """Twelve hex digits over rows and file sizes: tells whether a finished part still fits the data."""
         seen = [[*(str(row.get(k)) for k in FINGERPRINTED), self.manifest[row["id"]]["size"]] for row in rows]

@@ -14,7 +14,7 @@ from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
 
 HEADER = "id,video,label,split,group\n"
-NO_PART = {"start": None, "end": None, "context": None}
+NO_PART = {"dealt": False, "start": None, "end": None, "context": None}
 TWO = HEADER + "1,a.mp4,cat,train,g1\n2,b.mp4,fire alarm,test,g2\n"
 
 

@@ -1,7 +1,8 @@
 """Tables and folders → flat rows {id, video, label, split, group, start, end, context}; mistakes with their place.
 
 Input: the `data` part of a task card. Output: rows sorted by id; `video` is relative to the data root, `start` and
-`end` are seconds or None (the whole file), `context` is the text that came with the clip or None.
+`end` are seconds or None (the whole file), `context` is the text that came with the clip or None, `dealt` says whether
+the split was made by seed.
 """
 
 import os
@@ -67,12 +68,14 @@ def load_rows(card: TaskCard) -> list[Row]:
 
 
 def _split(rows: list[Row], source: DataSource, card: TaskCard) -> list[Row]:
-    """Splits as given, or made; a validation split is cut from the training clips if only that one is missing."""
+    """Splits as given, or made (`dealt`); validation is cut from the training clips if only that split is missing."""
     validation = 0.15 if source.validation is None else source.validation
     given = {row["split"] for row in rows}
+    rows = [row | {"dealt": False} for row in rows]
     if given == {None}:
         test = 0.15 if source.test is None else source.test
-        return assign_splits(rows, validation=validation, test=test, seed=source.split_seed or 0)
+        dealt = assign_splits(rows, validation=validation, test=test, seed=source.split_seed or 0)
+        return [row | {"dealt": True} for row in dealt]
     may_cut = source.validation is not None and "validation" not in given and "train" in given
     ignored = ["test"] if may_cut else ["validation", "test", "split_seed"]
     if ignored := [key for key in ignored if getattr(source, key) is not None]:
@@ -83,7 +86,8 @@ def _split(rows: list[Row], source: DataSource, card: TaskCard) -> list[Row]:
         return rows
     train = [row for row in rows if row["split"] == "train"]
     kept = [row for row in rows if row["split"] != "train"]
-    return kept + assign_splits(train, validation=validation, test=0.0, seed=source.split_seed or 0)
+    dealt = assign_splits(train, validation=validation, test=0.0, seed=source.split_seed or 0)
+    return kept + [row | {"dealt": True} for row in dealt]
 
 
 def check_inside(rows: list[Row], root: Path, within: Path | None = None) -> None:

@@ -44,6 +44,8 @@ class DataSource:
             given; 0.15 if left out.
         split_seed (`int`, *optional*): Seed of that split; 0 if left out.
         how_to_get (`str`, *optional*): What to run or read if the clips are not there; shown in the message.
+        public (`dict`, *optional*): This part of the card as it may travel: with a `dataset` of the Hub, at the
+            commit that was used. None for a local folder.
     """
 
     root: Path
@@ -57,6 +59,7 @@ class DataSource:
     test: float | None = None
     split_seed: int | None = None
     how_to_get: str | None = None
+    public: dict[str, Any] | None = None
 
 
 def read_source(raw: object, path: Path) -> DataSource:
@@ -98,6 +101,7 @@ def read_source(raw: object, path: Path) -> DataSource:
     return DataSource(
         root=root,
         within=root.parents[1] if "dataset" in raw else None,
+        public=raw | {"revision": root.name} if "dataset" in raw else None,  # the Hub's cache: snapshots/<commit>
         annotations=_annotations(raw.get("annotations"), root, path),
         columns=_columns(raw.get("columns"), path),
         classes=_classes(raw.get("classes"), root, path),
