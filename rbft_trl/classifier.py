@@ -3,7 +3,9 @@
 Input: paths of clips. Output: per clip the labels with their scores, as transformers' video-classification pipeline.
 """
 
+import importlib.util
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from rbft_trl.data.video import Clip, ClipError, FrameSettings
 from rbft_trl.errors import UserError
 from rbft_trl.evidence.calibration import CALIBRATION_FILE
 from rbft_trl.model.collator import ClipCollator
+from rbft_trl.model.fetch import find_checkpoint
 from rbft_trl.model.inference import LabelScorer, prefill, write
 from rbft_trl.model.loading import base_fingerprint, load_for_inference, load_processor
 from rbft_trl.model.provenance import read_record, under_adapter
@@ -61,7 +64,7 @@ class VideoClassifier:
         """Loads a checkpoint that rbft_trl/sft.py wrote, with the temperature that was fitted for it, if any.
 
         Args:
-            name (`str`): Its folder, or its id on the Hub.
+            name (`str`): Its folder, or its id on the Hub: `user/name`, `user/name@revision`.
             revision (`str`, *optional*): Branch, tag or commit on the Hub.
             base (`str`, *optional*): Where the base is now, if not where it was in training.
             device (`str`, *optional*): Left out: a GPU if there is one.
@@ -82,7 +85,7 @@ class VideoClassifier:
         """Loads the model of a checkpoint that was opened already."""
         base, record = checkpoint.base, checkpoint.record
         collator = ClipCollator(
-            load_processor(base.model_name_or_path, base.model_revision),
+            load_processor(*_processor_of(checkpoint)),
             TaskCard.from_yaml(checkpoint.folder / CARD_FILE),
             Path(),
             FrameSettings.from_dict(record["frames"]),
@@ -189,38 +192,40 @@ class Checkpoint:
         return cls(folder, record, _base_of(folder, record, base), _calibration_of(folder, record))
 
 
-def find_checkpoint(name: str, revision: str | None = None) -> Path:
-    """A folder as it is; anything else is an id on the Hub, which is downloaded.
-
-    Raises:
-        UserError: if it is neither.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(snapshot_download(name, revision=revision))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"'{name}' is no folder, and nothing of that id comes from the Hub ({said})") from error
+def _processor_of(checkpoint: Checkpoint) -> tuple[str, str | None]:
+    """Where the processor is: with the checkpoint, which has its own, or else with the base."""
+    if (checkpoint.folder / "processor_config.json").is_file():
+        return str(checkpoint.folder), None
+    return checkpoint.base.model_name_or_path, checkpoint.base.model_revision
 
 
 def _base_of(folder: Path, record: dict[str, Any], base: str | None) -> ModelArguments:
-    """As in training, from where it was or from `base`."""
+    """As in training, from where it was or from `base`; full weights are their own base."""
     recipe = record["recipe"]
-    known = ("model_revision", "dtype", "attn_implementation", "load_in_4bit")
+    known = {key: recipe[key] for key in ("model_revision", "dtype", "attn_implementation", "load_in_4bit")}
+    known["attn_implementation"] = _attention_here(known["attn_implementation"], folder)
+    if not record["adapters"]["use_peft"]:
+        return ModelArguments(model_name_or_path=str(folder), **known | {"model_revision": None})
+    name = base or record["model_name_or_path"]
     arguments = ModelArguments(
-        model_name_or_path=base or record["model_name_or_path"], **{key: recipe[key] for key in known}
+        model_name_or_path=name, **known | ({"model_revision": None} if Path(name).is_dir() else {})
     )
-    found = base_fingerprint(arguments.model_name_or_path, arguments.model_revision)
-    if found != record["base"]:
+    found = base_fingerprint(name, arguments.model_revision)
+    if found not in (record["base"], record.get("base_hub")):
         raise UserError(
             f"'{folder}' was trained on the base {record['base']} ('{record['model_name_or_path']}') but "
             f"'{arguments.model_name_or_path}' is {found}; say where it is now with --base"
         )
     return arguments
+
+
+def _attention_here(asked: str | dict[str, str] | None, folder: Path) -> str | dict[str, str] | None:
+    """As in training; sdpa in place of flash attention where that is not installed or there is no GPU."""
+    here = importlib.util.find_spec("flash_attn") is not None and torch.cuda.is_available()
+    if here or "flash_attention_2" not in (asked.values() if isinstance(asked, dict) else [asked]):
+        return asked
+    warnings.warn(f"'{folder}' was trained with flash attention, which is not here; sdpa is used", stacklevel=2)
+    return None if isinstance(asked, str) else dict.fromkeys(asked, "sdpa")
 
 
 def _calibration_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:

@@ -41,8 +41,9 @@ def parse_recipe(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
     """Reads a recipe and overrides into dataclasses.
 
     Relative paths of cards, models and recipes start at the folder that holds the `recipes` folder of this recipe (so
-    that it runs from any directory), or at the current folder if the recipe lies elsewhere. Paths on the command line,
-    and what runs write or read of one another, start at the current folder.
+    that it runs from any directory), or at its own folder if it lies elsewhere, as a pushed one does; at the current
+    folder if nothing is there. Paths on the command line, and what runs write or read of one another, start at the
+    current folder.
 
     Args:
         argv (`Sequence[str]`): What stands after the script's name.
@@ -127,11 +128,12 @@ def _check_key(key: str, specs: dict[str, Any], place: str) -> None:
 
 
 def _anchored(value: Any, recipe: Path | None) -> Any:
-    """A recipe's relative path, from the folder above `recipes/` if something is there (a Hub id stays as it is)."""
+    """A recipe's relative path, from the folder above `recipes/` or else the recipe's own, if something is there; a
+    Hub id stays as it is."""
     if not isinstance(value, str) or recipe is None or value == "base":
         return value
     above = [folder.parent for folder in recipe.resolve().parents if folder.name == "recipes"]
-    found = above[0] / value if above else Path(value)
+    found = (above[0] if above else recipe.parent) / value
     return str(found) if found.exists() else value
 
 

@@ -18,14 +18,20 @@ from rbft_trl.errors import UserError
 RECORD_FILE = "rbft.json"
 NEEDED = ("labels", "card", "base", "frames", "definitions", "target", "weights", "adapters", "recipe")
 NEEDED += ("trained_on", "trained_on_files", "selected_by", "selected_by_files")
+HASHED = "sha256:"
 PACKAGES = ("rbft_trl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "av")
 
 
 def write_record(folder: str | Path, card: TaskCard, record: dict[str, Any]) -> None:
     """Writes rbft.json and the task card into a finished checkpoint's folder."""
-    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     card.save(folder)
-    write_json(Path(folder) / RECORD_FILE, record | {"card": card.fingerprint(), "versions": versions})
+    write_json(Path(folder) / RECORD_FILE, whole_record(card, record))
+
+
+def whole_record(card: TaskCard, record: dict[str, Any]) -> dict[str, Any]:
+    """A record with the fingerprint of its card and the versions that made it."""
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return record | {"card": card.fingerprint(), "versions": versions}
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
@@ -147,11 +153,18 @@ def check_other_labels(record: dict[str, Any], folder: str | Path, card: TaskCar
 
 
 def _check_wanted(record: dict[str, Any], folder: str | Path, wanted: dict[str, Any]) -> None:
+    if wanted.get("base") is not None and wanted["base"] == record.get("base_hub"):
+        record = record | {"base": wanted["base"]}  # the same base under the name that it has on the Hub
     if key := first_difference(record, wanted, among=wanted):
         raise UserError(
             f"'{folder}' was trained with {key} = {record.get(key)}, but this recipe has {wanted[key]}; "
             "make them equal or train again"
         )
+
+
+def hashed(group: str) -> str:
+    """A group as a pushed record holds it: its name may be private (a camera, a person). Sixteen hex digits."""
+    return group if group.startswith(HASHED) else HASHED + hashlib.sha256(group.encode()).hexdigest()[:16]
 
 
 def groups_of(rows: list[dict[str, Any]], split: str) -> list[str]:
@@ -182,7 +195,7 @@ def check_unseen(
     """
     for kind, own in (("", groups_of(rows, split)), ("_files", files_of(rows, manifest, split))):
         seen = set(record[f"trained_on{kind}"]) | (set(record[f"selected_by{kind}"]) if split == "test" else set())
-        if leaked := sorted(seen & set(own)):
+        if leaked := [name for name in own if name in seen or (not kind and hashed(name) in seen)]:
             what = "files" if kind else "groups"
             named = "" if kind else f", e.g. '{leaked[0]}',"
             raise UserError(
