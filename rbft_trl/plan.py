@@ -5,12 +5,16 @@ Input: the options of a recipe. Output: a `Plan`, for rbft_trl/sft.py to train a
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
+
+from huggingface_hub import get_token
 
 from rbft_trl.configs import AdapterArguments, DataArguments, ModelArguments, StageArguments
 from rbft_trl.engines import FULL, LORA, NF4, check_agreement, check_work, started_engine
 from rbft_trl.errors import UserError
 from rbft_trl.model.collator import ClipCollator
+from rbft_trl.model.fetch import find_checkpoint, is_hub_id
 from rbft_trl.model.loading import base_fingerprint, check_base, check_scoring_attention
 from rbft_trl.model.provenance import begins_new_adapter, check_same, check_unseen, read_record
 from rbft_trl.model.trainer import check_optimizer
@@ -35,6 +39,7 @@ class Plan:
     train: list[Row]
     validation: list[Row]
     parent: dict[str, Any] | None
+    parent_folder: str | None
     same: dict[str, Any]
     recipe: dict[str, Any]
 
@@ -63,7 +68,13 @@ def make_plan(
         "shots": data.shots,
         "draw": data.draw,
     }
-    parent = None if stage.init == "base" else read_parent(stage.init, task, same)
+    parent, folder = None, None
+    if stage.init != "base":
+        folder = Path(stage.init)
+        if is_hub_id(stage.init):
+            folder = find_checkpoint(stage.init)
+            stage.init = f"{stage.init.partition('@')[0]}@{folder.name}"  # the Hub's cache: snapshots/<commit>
+        parent = read_parent(folder, task, same)
     check_stage0(stage, card, same)
     train = training_rows(task, stage)
     if stage.class_balance == "weights":
@@ -86,7 +97,20 @@ def make_plan(
     resolved |= {"base": fingerprint, "card": card.fingerprint(), "parent": parent and parent["weights"]}
     collator = task.collator(label_in_prompt=stage.label_in_prompt)
     check_lengths(train + validation, collator, task.manifest, training.max_length)
-    return Plan(base, adapters, stage, training, task, collator, train, validation, parent, same, resolved)
+    return Plan(
+        base,
+        adapters,
+        stage,
+        training,
+        task,
+        collator,
+        train,
+        validation,
+        parent,
+        folder and str(folder),
+        same,
+        resolved,
+    )
 
 
 def check_options(
@@ -113,6 +137,7 @@ def check_options(
     check_agreement(
         gradient_accumulation_steps=training.gradient_accumulation_steps, max_grad_norm=training.max_grad_norm
     )
+    check_push(base, adapters, training)
     check_optimizer(training)
     if training.n_gpu > 1:
         raise UserError(
@@ -121,7 +146,29 @@ def check_options(
         )
 
 
-def read_parent(init: str, task: Task, same: dict[str, Any]) -> dict[str, Any]:
+def check_push(base: ModelArguments, adapters: AdapterArguments, training: TrainingConfig) -> None:
+    """What a push during the run needs, asked for before the run and not after it.
+
+    Raises:
+        UserError: without a token, or for an adapter on a local base that has no name on the Hub.
+    """
+    if not training.push_to_hub:
+        return
+    local = Path(base.model_name_or_path).exists()
+    if local and adapters.use_peft and training.hub_base_id is None:
+        raise UserError(
+            f"push_to_hub is true but the base '{base.model_name_or_path}' is a local folder, which nobody else has; "
+            "name it on the Hub with hub_base_id: user/name, or push merged weights afterwards"
+        )
+    if not local and training.hub_base_id is not None:
+        raise UserError(
+            f"hub_base_id is '{training.hub_base_id}' but '{base.model_name_or_path}' is on the Hub; leave it out"
+        )
+    if get_token() is None:
+        raise UserError("push_to_hub is true but there is no token; run `hf auth login`, or set HF_TOKEN")
+
+
+def read_parent(init: Path, task: Task, same: dict[str, Any]) -> dict[str, Any]:
     """The record of the stage that this one starts from, if it fits.
 
     Raises:

@@ -14,8 +14,11 @@ from accelerate.utils import set_seed
 from datasets import Dataset
 
 from rbft_trl.errors import UserError, run_entry
+from rbft_trl.hub.in_run import PushInRun, PushSaves
 from rbft_trl.model.checkpoints import prepare_output
+from rbft_trl.model.fetch import commit_of
 from rbft_trl.model.inference import LabelScorer
+from rbft_trl.model.lineage import lineage, rationale_facts
 from rbft_trl.model.loading import check_model_arguments, load_base, prepare_for_training, trainable_parameters
 from rbft_trl.model.provenance import (
     begins_new_adapter,
@@ -39,22 +42,31 @@ def main(argv: list[str]) -> dict[str, Any]:
     check_model_arguments(base, use_cpu=training.use_cpu)
     plan = make_plan(data, base, adapters, stage, training)
     resume, done = prepare_output(training, plan.recipe)
+    push = PushInRun(plan) if training.push_to_hub else None
+    training.push_to_hub = False  # Trainer's own push sends training_args.bin, local paths and another card
     if done:
+        if push:
+            push.at_end()
         return read_record(training.output_dir)
 
     trainer = make_trainer(plan)
     if resume:
         trainer.presentations = json.loads((Path(resume) / KeepPresentations.FILE).read_text())
     started = time.perf_counter()
+    if push and training.hub_strategy == "every_save":
+        now = time.perf_counter
+        trainer.add_callback(PushSaves(push, lambda folder: make_record(plan, trainer, now() - started, folder)))
     trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - started
     check_trained(trainer)
     trainer.save_model()
     trainer.save_state()
     if trainer.accelerator.is_main_process:
-        write_record(training.output_dir, plan.task.card, make_record(plan, trainer, seconds))
+        write_record(training.output_dir, plan.task.card, make_record(plan, trainer, seconds, training.output_dir))
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+    if push and trainer.is_world_process_zero():  # after the other processes have left: nobody waits for it
+        push.at_end()
     return read_record(training.output_dir)
 
 
@@ -64,9 +76,9 @@ def make_trainer(plan: Plan) -> VideoSFTTrainer:
     set_seed(training.seed)
     start, adapter = plan.base, None
     if plan.parent is not None and plan.parent["adapters"]["use_peft"]:
-        start, adapter = under_adapter(plan.parent, plan.base), stage.init
+        start, adapter = under_adapter(plan.parent, plan.base), plan.parent_folder
     elif plan.parent is not None:
-        start = dataclasses.replace(plan.base, model_name_or_path=stage.init, model_revision=None)
+        start = dataclasses.replace(plan.base, model_name_or_path=plan.parent_folder, model_revision=None)
     model = prepare_for_training(load_base(start, device=training.device), plan.adapters, adapter=adapter)
     trainer = (LabelTrainer if stage.target == "label" else RationaleTrainer)(
         model=model,
@@ -97,12 +109,12 @@ def check_trained(trainer: VideoSFTTrainer) -> None:
         raise UserError(f"training diverged: '{bad[0]}' holds values that are no numbers; lower the learning rate")
 
 
-def make_record(plan: Plan, trainer: VideoSFTTrainer, seconds: float) -> dict[str, Any]:
-    """What travels with the checkpoint as rbft.json; eval.py and the next stage read it."""
+def make_record(plan: Plan, trainer: VideoSFTTrainer, seconds: float, folder: str | Path) -> dict[str, Any]:
+    """What travels with the checkpoint in `folder` as rbft.json; eval.py and the next stage read it."""
     parent, rows, manifest = plan.parent or {}, plan.task.rows, plan.task.manifest
     on = parent.get("adapter_on")
     if plan.parent and begins_new_adapter(plan.parent, plan.adapters.use_peft):
-        on = {"folder": plan.stage.init, "weights": plan.parent["weights"]}
+        on = {"folder": plan.parent_folder, "weights": plan.parent["weights"]}
     seen = {}
     for key, split in (("trained_on", "train"), ("selected_by", "validation")):
         seen[key] = sorted({*groups_of(rows, split), *parent.get(key, [])})
@@ -113,17 +125,21 @@ def make_record(plan: Plan, trainer: VideoSFTTrainer, seconds: float) -> dict[st
         | {
             "labels": plan.task.card.names,
             "model_name_or_path": plan.base.model_name_or_path,
+            "base_commit": commit_of(plan.base.model_name_or_path, plan.base.model_revision),
             "target": plan.stage.target,
             "uses_text": any(row["context"] for row in plan.train),
             "init": parent.get("weights", "base"),
             "adapter_on": on,
+            "parents": lineage(plan.parent, plan.stage.init),
+            "rationales": rationale_facts(plan.stage.rationales),
+            "data": plan.task.facts(),
             "steps": trainer.state.global_step,
             "presentations": trainer.presentations,
             "seconds": round(seconds, 2),
             "best_validation": trainer.state.best_metric,
             "curves": trainer.state.log_history,
             "recipe": plan.recipe,
-            "weights": weights_fingerprint(plan.training.output_dir),
+            "weights": weights_fingerprint(folder),
         }
     )
 

@@ -6,6 +6,8 @@ Which other options an entry has is rbft_trl/configs.py.
 import importlib.util
 from dataclasses import dataclass
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import SFTConfig
 
@@ -33,7 +35,6 @@ IGNORED_BY_US = {
     "neftune_noise_alpha": "noise would reach the frames' embeddings",
     "label_smoothing_factor": "TRL is removing it",
     "use_liger_kernel": "TRL is removing it",
-    "push_to_hub": "this version does not push; use huggingface_hub's upload on the output folder",
     "auto_find_batch_size": "it would change the batch, and with it the comparison",
     "pad_to_multiple_of": "the collator pads to the longest row",
     "enable_jit_checkpoint": "a checkpoint in the middle of a step does not resume exactly",
@@ -46,11 +47,9 @@ IGNORED_BY_US = {
     "label_names": "the collator names them",
     "include_for_metrics": "the one scorer computes the metrics",
     "batch_eval_metrics": "the one scorer computes the metrics",
-    "hub_model_id": "this version does not push",
-    "hub_strategy": "this version does not push",
-    "hub_private_repo": "this version does not push",
-    "hub_always_push": "this version does not push",
-    "hub_revision": "this version does not push",
+    "hub_token": "a recipe is shared; run `hf auth login`, or set HF_TOKEN",
+    "hub_always_push": "a push that is still under way is never cut short; the last one comes at the end",
+    "hub_revision": "pushes go to the main branch",
     "save_only_model": "a run that was stopped could not go on from such checkpoints",
     "torch_compile": "this version does not compile",
     "torch_compile_backend": "this version does not compile",
@@ -70,6 +69,15 @@ class TrainingConfig(SFTConfig):
     learning_rate_merger: float | None = option(None, "Learning rate of the merger; `learning_rate` if left out.")
     learning_rate_vision: float | None = option(None, "Learning rate of the tower; `learning_rate` if left out.")
     remove_unused_columns: bool = option(False, "TRL's default is true; the collator reads our own columns.")
+    push_to_hub: bool = option(False, "Push the model to `hub_model_id` (see `hub_strategy`); a failure ends no run.")
+    hub_model_id: str | None = option(None, "Where to push: `user/name`.")
+    hub_private_repo: bool | None = option(None, "Whether the repository is private when it is made; yes if left out.")
+    hub_strategy: str = option(
+        "end", "When to push: end, or every_save (and at the end).", choices=["end", "every_save"]
+    )
+    hub_license: str | None = option(None, "License field of the card, e.g. apache-2.0.")
+    hub_base_id: str | None = option(None, "Id on the Hub of a base that is a local folder here.")
+    hub_base_revision: str | None = option(None, "Commit of `hub_base_id`; the newest one if left out.")
     validate_by_score: bool = option(True, "Score the validation labels at every evaluation (`eval_accuracy`).")
 
     def __post_init__(self) -> None:
@@ -103,6 +111,7 @@ class TrainingConfig(SFTConfig):
         if self.loss_type != "nll":
             raise UserError(f"loss_type '{self.loss_type}' is not supported; leave it out (nll)")
         self._check_sampling_and_selection()
+        self._check_push()
         if self.remove_unused_columns:
             raise UserError("'remove_unused_columns' is true but the collator reads id, video and label; leave it out")
         engine = started_engine(use_cpu=self.use_cpu)  # before TRL reads what the launch file says
@@ -157,6 +166,32 @@ class TrainingConfig(SFTConfig):
             )
         if self.activation_offloading and (self.use_cpu or not _has_gpu()):
             raise UserError("'activation_offloading' moves activations from a GPU, and there is none; leave it out")
+
+    def _check_push(self) -> None:
+        if self.push_to_hub and self.hub_model_id is None:
+            raise UserError("push_to_hub is true but hub_model_id is missing; name where to push, e.g. user/name")
+        for key in self.__dataclass_fields__:
+            default = self.__dataclass_fields__[key].default
+            if key.startswith("hub_") and not self.push_to_hub and getattr(self, key) != default:
+                raise UserError(
+                    f"'{key}' is {getattr(self, key)!r} but push_to_hub is false; leave it out, or set push_to_hub"
+                )
+        if self.hub_strategy == "every_save" and str(getattr(self.save_strategy, "value", self.save_strategy)) == "no":
+            raise UserError(
+                "hub_strategy is every_save but save_strategy is no; set save_strategy, or hub_strategy: end"
+            )
+        if self.push_to_hub and self.hub_private_repo is False and self.hub_license is None:
+            raise UserError("hub_private_repo is false but hub_license is missing; name it, e.g. apache-2.0")
+        if self.hub_base_revision is not None and self.hub_base_id is None:
+            raise UserError(f"hub_base_revision is '{self.hub_base_revision}' but hub_base_id is missing; name it")
+        for key in ("hub_model_id", "hub_base_id"):
+            try:
+                validate_repo_id(getattr(self, key) or "user/name")
+            except HFValidationError as error:
+                said = " ".join(str(error).split())
+                raise UserError(
+                    f"{key} '{getattr(self, key)}' is no id of the Hub: {said}; write user/name"
+                ) from error
 
 
 def _has_gpu() -> bool:

@@ -36,9 +36,10 @@ ALLOWED = {
     "stage_rows": {"errors", "data", "configs", "model", "evidence", "start"},
     "browse": {"errors", "data", "configs", "model", "evidence", "classifier", "start"},
     "plan": {"errors", "data", "configs", "engines", "training_config", "model", "start", "stage_rows"},
+    "hub": {"errors", "data", "configs", "training_config", "model", "evidence", "plan"},
     "preview": {"errors", "data", "configs", "training_config", "recipe", "model", "start", "plan"},
 }
-ENTRIES = {"sft", "merge", "rationales", "eval", "compare", "predict", "check", "app", "convert", "harmonic"}
+ENTRIES = {"sft", "merge", "push", "rationales", "eval", "compare", "predict", "check", "app", "convert", "harmonic"}
 ALLOWED |= {entry: {*ALLOWED, *(ENTRIES - {"compare"} if entry == "compare" else ())} for entry in ENTRIES}
 
 

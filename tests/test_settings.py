@@ -29,7 +29,7 @@ VALUES |= {"dataset_kwargs": {"a": 1}, "model_init_kwargs": {"a": 1}, "pad_to_mu
 VALUES |= dict.fromkeys(
     ["chat_template_path", "eos_token", "pad_token", "dataset_text_field", "truncation_mode", "packing_strategy"], "a"
 )
-VALUES |= dict.fromkeys(["length_column_name", "hub_model_id", "hub_revision"], "a") | {"hub_strategy": "end"}
+VALUES |= dict.fromkeys(["length_column_name", "hub_token", "hub_revision"], "a")
 VALUES |= {"liger_kernel_config": {"a": True}, "label_names": ["a"], "include_for_metrics": ["loss"]}
 
 
