@@ -18,7 +18,7 @@ os.environ |= {
     "RBFT_CACHE": tempfile.mkdtemp(prefix="rbft_cache_"),
 }  # before torch and the Hub's library are imported, and handed to every process that a test starts
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ import av
 import numpy as np
 import pytest
 import torch
+
+from tests.hub_process import HubProcess
+from tests.hub_server import HubServer
 
 torch.set_num_threads(1)
 REPOSITORY = Path(__file__).parents[1]
@@ -106,3 +109,34 @@ def small_sets(make_clip: Callable[..., Path], tmp_path_factory: pytest.TempPath
     from tests.miniatures import BUILDERS
 
     return {name: build(tmp_path_factory.mktemp(name), make_clip) for name, build in BUILDERS.items()}
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tests of the Hub work."""
+    return tmp_path_factory.mktemp("hub")
+
+
+@pytest.fixture(scope="session")
+def hub(smoke_base: Path) -> Iterator[HubServer]:
+    """A Hub on loopback that has the tiny base as `org/base`."""
+    with HubServer() as server:
+        server.put("org/base", smoke_base)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def me(hub: HubServer, place: Path) -> Iterator[HubProcess]:
+    """A process of somebody who may push to `me/...`."""
+    process = HubProcess(hub.env(place / "my_home"), place)
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session")
+def stranger(hub: HubServer, place: Path) -> Iterator[HubProcess]:
+    """A process without a token and with an empty cache."""
+    (place / "elsewhere").mkdir()
+    process = HubProcess(hub.env(place / "other_home", token=None), place / "elsewhere")
+    yield process
+    process.close()
