@@ -86,7 +86,7 @@ class VideoClassifier:
         base, record = checkpoint.base, checkpoint.record
         collator = ClipCollator(
             load_processor(*_processor_of(checkpoint)),
-            TaskCard.from_yaml(checkpoint.folder / CARD_FILE),
+            TaskCard.from_yaml(checkpoint.folder / CARD_FILE, with_data=False),
             Path(),
             FrameSettings.from_dict(record["frames"]),
             definitions=record["definitions"],

@@ -128,7 +128,7 @@ class AdapterArguments:
 class StageArguments:
     """Which stage a training recipe is: where it starts and what the model learns to write."""
 
-    init: str | None = option(None, "Where training starts: the word `base`, or the folder of stage 1.")
+    init: str | None = option(None, "Where training starts: `base`, or the folder or Hub id of stage 1.")
     target: str | None = option(
         None,
         "What the answer is: label (stage 2, direct), rationale (stage 1), rationale_label, label_rationale.",
@@ -210,7 +210,7 @@ class EvalArguments:
     """What is evaluated, and how a decision is made."""
 
     output_dir: str = option("", "Folder for predictions.jsonl, metrics.json and confusion.png.", output=True)
-    checkpoint: str | None = option(None, "Folder of a trained stage; left out: the base, zero-shot.")
+    checkpoint: str | None = option(None, "Folder of a trained stage, or its Hub id; left out: the base.")
     unseen_labels: bool = option(
         False, "The checkpoint was trained on none of the card's labels, and is meant to name them (base-to-novel)."
     )

@@ -24,6 +24,7 @@ from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.calibration import CALIBRATION_FILE, calibrate
 from rbft_trl.evidence.metrics import compute_metrics, save_confusion_picture
 from rbft_trl.model.collator import ClipCollator
+from rbft_trl.model.fetch import find_checkpoint, is_hub_id
 from rbft_trl.model.inference import LabelScorer, prefill, write
 from rbft_trl.model.loading import (
     base_fingerprint,
@@ -123,6 +124,10 @@ def make_plan(data: DataArguments, base: ModelArguments, args: EvalArguments) ->
     card = task.card
     fingerprint = base_fingerprint(base.model_name_or_path, base.model_revision)
     record: dict[str, Any] = {"target": "label", "weights": None}
+    if args.checkpoint and is_hub_id(args.checkpoint):
+        if args.calibrate:
+            raise UserError(f"calibrate stores the temperature in the checkpoint; download '{args.checkpoint}' first")
+        args.checkpoint = str(find_checkpoint(args.checkpoint))
     if args.checkpoint:
         record = read_record(args.checkpoint)
         wanted = {"base": fingerprint, "frames": task.frames.to_dict(), "definitions": data.definitions}

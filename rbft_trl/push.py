@@ -28,6 +28,8 @@ def main(argv: list[str]) -> str | None:
     record = read_record(source)
     card_folder = source if (source / CARD_FILE).is_file() else source.parent  # a checkpoint-N has none of its own
     card = TaskCard.from_yaml(card_folder / CARD_FILE)
+    if source.name.startswith("checkpoint-"):
+        record = record | {"steps": int(source.name.removeprefix("checkpoint-"))}
     options = PushOptions(
         repo=args.repo,
         private=args.private == "true",

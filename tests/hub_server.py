@@ -11,6 +11,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +23,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 
 TOKEN = "hf_loopbackTokenForTests0123456789"
-DATE = "2026-01-01T00:00:00.000Z"
+HANGS = -1
 API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+?)(?:/(revision|tree|preupload|commit)/([^/]+)(?:/(.*))?)?$")
 RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
 LFS = re.compile(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch$")
@@ -55,8 +56,8 @@ class Repo:
 class HubServer:
     """Serves repositories on loopback.
 
-    `fail(path, status)` answers the next request whose path holds `path` with that status, or cuts the connection if
-    the status is 0; `times` says how often. `seen` counts what was asked.
+    `fail(path, status)` answers the next request whose path holds `path` with that status, cuts the connection if the
+    status is 0, or says nothing for 5 seconds if it is HANGS; `times` says how often. `seen` counts what was asked.
     """
 
     def __init__(self) -> None:
@@ -132,7 +133,9 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
-        if fault is not None:
+        if fault == HANGS:
+            time.sleep(5)
+        elif fault is not None:
             return self.answer(fault, {"error": f"scripted {fault}"})
         with self.hub.lock:
             return self.route(body)

@@ -98,8 +98,8 @@ def test_pushed_clips_of_the_parent_cannot_become_test_clips(
 def test_pushed_again_with_metrics_then_without_a_change(
     stage2: Path, me: HubProcess, hub: HubServer, place: Path, toy_set: tuple, smoke_base: Path, clip: Path
 ) -> None:
-    changes = {"checkpoint": stage2, "output_dir": place / "eval", "generate": False}
-    me.ok("eval", toy_recipe("eval", place, toy_set[0], smoke_base, **changes))
+    recipe = toy_recipe("eval", place, toy_set[0], smoke_base, output_dir=place / "eval", generate=False)
+    me.ok("eval", recipe, "--checkpoint", "me/stage2")  # by its id: the weights are the same
     command = [stage2, "--repo", "me/stage2", "--base_id", "org/base", "--private", "false", "--license", "apache-2.0"]
     command += ["--eval", place / "eval", "--clip", clip, "--use_cpu"]
     before = len(hub.repos["models", "me/stage2"].commits)

@@ -3,15 +3,17 @@
 Xet is off here, as in tests/test_hub.py.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helpers import toy_recipe
+from tests.helpers import REPOSITORY, toy_recipe
 from tests.hub_process import PUSH, QUICK, HubProcess, expect_clean
-from tests.hub_server import HubServer
+from tests.hub_server import HANGS, HubServer
+from tests.launching import launch
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,31 @@ def test_a_failing_push_is_one_sentence_and_can_be_repeated(
     me.ok("push", *command)
     expect_clean(hub.repos["models", name].files, str(place))
     assert (run / "rbft.json").is_file() and not list(place.glob(".push_*"))
+
+
+def test_a_hub_that_does_not_answer_is_given_up(run: Path, me: HubProcess, hub: HubServer) -> None:
+    hub.fail("/api/repos/create", HANGS)
+    argv = [str(run), "--repo", "me/silent", "--base_id", "org/base"]
+    code = f"from rbft_trl.hub import client\nclient.NO_ANSWER = 0.5\nfrom rbft_trl import push\npush.main({argv})"
+    done = me.run("python", code)
+    me.ok("python", "from rbft_trl.hub import client\nclient.NO_ANSWER = 120.0")
+    assert "the Hub did not answer for 0 s; push again" in done.said.replace("0.5", "0")
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_pushes_and_none_waits(
+    hub: HubServer, place: Path, toy_set: tuple, smoke_base: Path, tmp_path: Path
+) -> None:
+    changes = QUICK | PUSH | {"hub_model_id": "me/two", "hub_strategy": "every_save", "save_strategy": "steps"}
+    changes |= {"save_steps": 1, "output_dir": tmp_path / "two", "per_device_train_batch_size": 2}
+    recipe = toy_recipe("direct", tmp_path, toy_set[0], smoke_base, **changes)
+    online = hub.env(place / "my_home") | {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}
+    seen = launch(tmp_path, REPOSITORY / "accelerate_configs/cpu_2_processes.yaml", "sft", recipe, **online)
+    assert [each["world"] for each in seen] == [2, 2]
+    repo = hub.repos["models", "me/two"]
+    weights = json.loads((tmp_path / "two/rbft.json").read_text())["weights"]
+    assert weights in repo.messages[-1] and len(set(repo.messages)) == len(repo.messages) <= 4
+    expect_clean(repo.files, str(tmp_path))
 
 
 def test_an_upload_that_stumbles_goes_on(run: Path, me: HubProcess, hub: HubServer) -> None:

@@ -58,8 +58,13 @@ class TaskCard:
         return list(self.labels)
 
     @classmethod
-    def from_yaml(cls, path: str | Path) -> "TaskCard":
+    def from_yaml(cls, path: str | Path, *, with_data: bool = True) -> "TaskCard":
         """Reads and checks a card.
+
+        Args:
+            path (`str`): The file.
+            with_data (`bool`, *optional*, defaults to `True`): Whether its `data` are wanted; a dataset on the Hub is
+                fetched then, which no classifier needs.
 
         Raises:
             UserError: if a key is unknown or missing, or a label cannot be told from another.
@@ -88,7 +93,7 @@ class TaskCard:
             role=raw["role"].strip(),
             aspects=tuple(raw["aspects"]),
             prompts=_read_prompts(raw.get("prompts"), path),
-            data=read_source(raw["data"], path) if raw.get("data") else None,
+            data=read_source(raw["data"], path) if with_data and raw.get("data") else None,
             path=path,
         )
 
