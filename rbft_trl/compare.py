@@ -22,7 +22,6 @@ from rbft_trl.configs import (
     DataArguments,
     EvalArguments,
     ModelArguments,
-    RationaleArguments,
     StageArguments,
 )
 from rbft_trl.data.jsonl import read_jsonl, write_json, write_jsonl
@@ -30,6 +29,7 @@ from rbft_trl.errors import UserError, nearest, run_entry
 from rbft_trl.evidence.controls import oracle_samples, shuffled_within_class
 from rbft_trl.evidence.report import build_report
 from rbft_trl.evidence.stats import summarise
+from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, open_task
 from rbft_trl.training_config import TrainingConfig

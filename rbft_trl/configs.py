@@ -158,54 +158,6 @@ class StageArguments:
 
 
 @dataclass
-class RationaleArguments:
-    """How stage 0 writes rationales and which of them are kept."""
-
-    output_file: str = option("", "rationales.jsonl to write.", output=True)
-    label_shown: str = option(
-        "blind",
-        "blind: never; hint: always; blind_then_hint: only to clips whose blind rationales all failed the checks.",
-        choices=["blind", "hint", "blind_then_hint"],
-    )
-    checks: str = option(
-        "label_match",
-        "none: keep all (the paper); label_match: the final line names the gold label; all: every check of verify.py.",
-        choices=["none", "label_match", "all"],
-    )
-    num_samples: int = option(1, "Rationales per clip, all from one prefill.")
-    temperature: float = option(0.7, "Sampling temperature; 0 is greedy.")
-    top_p: float = option(0.95, "Nucleus sampling: the smallest set of tokens with this probability.")
-    max_new_tokens: int = option(256, "Longest rationale, in tokens.")
-    per_device_batch_size: int = option(8, "Clips per batch; batches are fixed over the sorted ids.")
-    dataloader_num_workers: int = option(0, "Processes that read clips ahead.")
-    use_pool: bool = option(True, "Whether clips without a label get rationales too (stage 1 can use them).")
-    seed: int = option(0, "Seed of the sampling; each batch has a generator of its own.")
-    use_cpu: bool = option(False, "Run on the CPU even if there is a GPU.")
-
-    def __post_init__(self) -> None:
-        if not self.output_file:
-            raise UserError("'output_file' is missing; name the rationales.jsonl to write")
-        if self.num_samples < 1 or self.max_new_tokens < 1 or self.per_device_batch_size < 1:
-            raise UserError("'num_samples', 'max_new_tokens' and 'per_device_batch_size' must be at least 1")
-        if self.dataloader_num_workers < 0 or not 0 <= self.seed < 2**32:
-            raise UserError(
-                f"dataloader_num_workers is {self.dataloader_num_workers} (at least 0), seed {self.seed} (from 0 to "
-                "below 2^32); correct the one that is out of bounds"
-            )
-        if not (self.temperature == 0 or 0.001 <= self.temperature <= 100) or not 0 < self.top_p <= 1:
-            raise UserError(
-                f"temperature is {self.temperature} (0, or from 0.001 to 100) and top_p {self.top_p} (above 0, at "
-                "most 1); correct the one that is out of bounds"
-            )
-        if self.temperature == 0 and self.top_p != self.__dataclass_fields__["top_p"].default:
-            raise UserError(f"'top_p' is {self.top_p} but temperature 0 is greedy; leave it out, or set a temperature")
-        if self.num_samples > 1 and self.temperature == 0:
-            raise UserError(
-                "num_samples above 1 with temperature 0 would write the same text again; set a temperature"
-            )
-
-
-@dataclass
 class EvalArguments:
     """What is evaluated, and how a decision is made."""
 

@@ -15,7 +15,6 @@ from rbft_trl.configs import (
     DataArguments,
     EvalArguments,
     ModelArguments,
-    RationaleArguments,
     StageArguments,
 )
 from rbft_trl.data.task import CLIP_PLACE, TaskCard
@@ -29,6 +28,7 @@ from rbft_trl.model.loading import (
     trained_parts_table,
 )
 from rbft_trl.plan import make_plan
+from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, Task
 from rbft_trl.training_config import TrainingConfig

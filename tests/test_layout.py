@@ -19,6 +19,7 @@ SCRIPT_FOLDERS = (PACKAGE, REPOSITORY / "toy")  # a script run by path puts its 
 LONGEST = 300
 MODEL_NAMES = re.compile(r"Qwen\d\w*VL\w*|qwen\d\w*_?vl\w*")
 
+CONFIGS = ("training_config", "rationale_config")
 # Room of each module → the rooms that it may import, beside its own. Arrows only go downwards.
 ALLOWED = {
     "errors": set(),
@@ -28,16 +29,18 @@ ALLOWED = {
     "configs": {"errors", "data"},
     "engines": {"errors"},
     "training_config": {"errors", "configs", "engines"},
-    "model": {"errors", "data", "configs", "training_config"},
+    "rationale_config": {"errors", "configs"},
+    "model": {"errors", "data", "configs", *CONFIGS},
     "evidence": {"errors", "data", "configs"},
     "start": {"errors", "data", "configs", "model"},
     "batches": {"errors", "data", "model"},
+    "writers": {"errors", "data", "configs", "rationale_config", "model", "batches"},
     "classifier": {"errors", "data", "configs", "model", "evidence", "batches"},
     "stage_rows": {"errors", "data", "configs", "model", "evidence", "start"},
     "browse": {"errors", "data", "configs", "model", "evidence", "classifier", "start"},
     "plan": {"errors", "data", "configs", "engines", "training_config", "model", "start", "stage_rows"},
     "hub": {"errors", "data", "configs", "training_config", "model", "evidence", "plan"},
-    "preview": {"errors", "data", "configs", "training_config", "recipe", "model", "start", "plan"},
+    "preview": {"errors", "data", "configs", *CONFIGS, "recipe", "model", "start", "plan"},
 }
 ENTRIES = {"sft", "merge", "push", "rationales", "eval", "compare", "predict", "check", "app", "convert", "harmonic"}
 ALLOWED |= {entry: {*ALLOWED, *(ENTRIES - {"compare"} if entry == "compare" else ())} for entry in ENTRIES}

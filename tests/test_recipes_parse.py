@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from rbft_trl.configs import DataArguments, RationaleArguments, StageArguments
+from rbft_trl.configs import DataArguments, StageArguments
 from rbft_trl.data.task import FINAL_LINE, TaskCard
+from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.training_config import TrainingConfig
 

@@ -10,6 +10,7 @@ import yaml
 from rbft_trl import configs
 from rbft_trl.errors import UserError
 from rbft_trl.model.trainer import check_optimizer
+from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.training_config import IGNORED_BY_US, TrainingConfig
 
@@ -75,7 +76,7 @@ def test_training_settings_that_are_refused(argv: list[str], words: list[str]) -
         (configs.DataArguments, ["--draw", "1"], ["'draw' is 1", "set shots"]),
         (configs.DataArguments, ["--shots", "2", "--shots", "3"], ["--shots stands on the command line twice"]),
         (
-            configs.RationaleArguments,
+            RationaleArguments,
             ["--output_file", "r.jsonl", "--temperature", "0", "--top_p", "0.5"],
             ["'top_p' is 0.5", "greedy"],
         ),

@@ -121,6 +121,7 @@ class BatchLog:
     def __init__(self, path: Path, settings: dict[str, Any], *, rank: int) -> None:
         self.path, self.settings = Path(path), settings
         self.part = self.path.with_name(f"{self.path.name}.rank{rank}.part")
+        self.begun = False
 
     def load(self) -> dict[int, list[dict[str, Any]]]:
         """Rows of every finished batch, by batch number, over the parts of all ranks."""
@@ -139,8 +140,9 @@ class BatchLog:
         """Adds one finished batch and waits until it is on the disk."""
         self.part.parent.mkdir(parents=True, exist_ok=True)
         fresh = not self.part.exists()
-        if not fresh:
+        if not fresh and not self.begun:  # later lines are our own, and whole
             _cut_half_line(self.part)
+        self.begun = True
         with self.part.open("a", encoding="utf-8", errors="backslashreplace") as stream:
             if fresh or self.part.stat().st_size == 0:
                 stream.write(json.dumps({"settings": self.settings}) + "\n")

@@ -147,7 +147,7 @@ class ClipCollator:
         encoded = self.processor(
             text=[self.before] * len(rows),
             videos=[torch.from_numpy(clip.frames).permute(0, 3, 1, 2) for clip in clips],
-            video_metadata=[_metadata(clip) for clip in clips],
+            video_metadata=[metadata_of(clip) for clip in clips],
             do_sample_frames=False,
             do_resize=False,
             padding=True,
@@ -180,6 +180,6 @@ def _blank(shape: tuple[int, int, int]) -> Clip:
     return Clip(np.zeros((frames, height, width, 3), np.uint8), np.arange(frames), 1.0, frames)
 
 
-def _metadata(clip: Clip) -> dict[str, Any]:
+def metadata_of(clip: Clip) -> dict[str, Any]:
     """What Qwen3-VL's processor writes its time stamps from; other families ignore it."""
     return {"fps": clip.fps, "frames_indices": clip.indices.tolist(), "total_num_frames": clip.total_frames}

@@ -33,6 +33,7 @@ def rationale_facts(file: str | None) -> dict[str, Any] | None:
     if summary is None or not summary.is_file():
         return None
     made = read_json(summary)
-    if not {"stage0", "checks", "precision", "kept"} <= made.keys():
+    if not {"stage0", "checks", "kept"} <= made.keys() or not {"precision", "server"} & made.keys():
         return None
-    return {"options": made["stage0"]} | {key: made[key] for key in ("checks", "precision", "kept")}
+    facts = {"options": made["stage0"]} | {key: made[key] for key in ("checks", "kept")}
+    return facts | ({"served": True} if "server" in made else {"precision": made["precision"]})

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from rbft_trl.configs import AdapterArguments, DataArguments, ModelArguments, RationaleArguments, StageArguments
+from rbft_trl.configs import AdapterArguments, DataArguments, ModelArguments, StageArguments
 from rbft_trl.model.provenance import hashed
+from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.training_config import IGNORED_BY_US, TrainingConfig
 
 GROUPS = {
@@ -114,7 +115,9 @@ def rationales_text(record: dict[str, Any], base: PublicBase | None, *, notes: l
     used = {spec.name for spec in dataclasses.fields(RationaleArguments)}
     own = {key: value for key, value in stage0["options"].items() if key in used}
     own |= {"checks": stage0["checks"], "output_file": "outputs/rationales.jsonl"}
-    precision = dict(zip(("dtype", "load_in_4bit", "attn_implementation"), stage0["precision"], strict=True))
+    here = ("dtype", "load_in_4bit", "attn_implementation")
+    precision = {} if stage0.get("served") else dict(zip(here, stage0["precision"], strict=True))
+    notes = [*notes, "An OpenAI-compatible server wrote the rationales: set server_url."] if not precision else notes
     lines = [f"# {note}" for note in notes]
     for title, values in (
         ("Model arguments", options["Model arguments"] | precision),

@@ -1,0 +1,101 @@
+"""The options of stage 0: who writes rationales, how, and which of them are kept.
+
+Which other options an entry has is rbft_trl/configs.py.
+"""
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from rbft_trl.configs import option
+from rbft_trl.errors import UserError
+
+OF_THE_SERVER = ("server_model", "concurrency", "server_timeout")
+NOT_PART_OF_THE_TEXT = ("output_file", "use_cpu", "checks", "dataloader_num_workers", "server_url", *OF_THE_SERVER)
+
+
+@dataclass
+class RationaleArguments:
+    """How stage 0 writes rationales and which of them are kept."""
+
+    output_file: str = option("", "rationales.jsonl to write.", output=True)
+    label_shown: str = option(
+        "blind",
+        "blind: never; hint: always; blind_then_hint: only to clips whose blind rationales all failed the checks.",
+        choices=["blind", "hint", "blind_then_hint"],
+    )
+    checks: str = option(
+        "label_match",
+        "none: keep all (the paper); label_match: the final line names the gold label; all: every check of verify.py.",
+        choices=["none", "label_match", "all"],
+    )
+    num_samples: int = option(1, "Rationales per clip, all from one prefill.")
+    temperature: float = option(0.7, "Sampling temperature; 0 is greedy.")
+    top_p: float = option(0.95, "Nucleus sampling: the smallest set of tokens with this probability.")
+    max_new_tokens: int = option(256, "Longest rationale, in tokens.")
+    per_device_batch_size: int = option(8, "Clips per batch; batches are fixed over the sorted ids.")
+    dataloader_num_workers: int = option(0, "Processes that read clips ahead.")
+    use_pool: bool = option(True, "Whether clips without a label get rationales too (stage 1 can use them).")
+    seed: int = option(0, "Seed of the sampling; each batch has a generator of its own.")
+    use_cpu: bool = option(False, "Run on the CPU even if there is a GPU.")
+    server_url: str | None = option(
+        None, "OpenAI-compatible server that runs the base instead of this machine, e.g. http://localhost:8000/v1."
+    )
+    server_model: str | None = option(None, "Name of the base on the server; model_name_or_path if left out.")
+    concurrency: int = option(16, "Requests to the server under way at once.")
+    server_timeout: float = option(300.0, "Seconds that one request may take before it is sent again.")
+
+    def __post_init__(self) -> None:
+        if not self.output_file:
+            raise UserError("'output_file' is missing; name the rationales.jsonl to write")
+        if self.num_samples < 1 or self.max_new_tokens < 1 or self.per_device_batch_size < 1:
+            raise UserError("'num_samples', 'max_new_tokens' and 'per_device_batch_size' must be at least 1")
+        if self.dataloader_num_workers < 0 or not 0 <= self.seed < 2**32:
+            raise UserError(
+                f"dataloader_num_workers is {self.dataloader_num_workers} (at least 0), seed {self.seed} (from 0 to "
+                "below 2^32); correct the one that is out of bounds"
+            )
+        if not (self.temperature == 0 or 0.001 <= self.temperature <= 100) or not 0 < self.top_p <= 1:
+            raise UserError(
+                f"temperature is {self.temperature} (0, or from 0.001 to 100) and top_p {self.top_p} (above 0, at "
+                "most 1); correct the one that is out of bounds"
+            )
+        if self.temperature == 0 and self.top_p != self.__dataclass_fields__["top_p"].default:
+            raise UserError(f"'top_p' is {self.top_p} but temperature 0 is greedy; leave it out, or set a temperature")
+        if self.num_samples > 1 and self.temperature == 0:
+            raise UserError(
+                "num_samples above 1 with temperature 0 would write the same text again; set a temperature"
+            )
+        self._check_server()
+
+    def _check_server(self) -> None:
+        if self.server_url is None:
+            for name in OF_THE_SERVER:
+                if getattr(self, name) != self.__dataclass_fields__[name].default:
+                    raise UserError(f"'{name}' is {getattr(self, name)!r} but without server_url there is no server")
+            return
+        self.server_url = checked_url(self.server_url)
+        if self.server_model is not None and not self.server_model.strip():
+            raise UserError("'server_model' is empty; name the model as the server lists it, or leave it out")
+        if not 1 <= self.concurrency <= 1024 or not 0 < self.server_timeout <= 86400:
+            raise UserError(
+                f"concurrency is {self.concurrency} (from 1 to 1024), server_timeout {self.server_timeout:g} seconds "
+                "(above 0, at most 86400); correct the one that is out of bounds"
+            )
+
+
+def checked_url(url: str) -> str:
+    """The address below which the server answers `/models` and `/chat/completions`, without a closing slash.
+
+    Raises:
+        UserError: if it is no address of a server, or holds a password.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        parts, usable = None, False
+    if parts is not None and (parts.username or parts.password):
+        raise UserError("server_url holds a user name or password; leave it out and set RBFT_SERVER_KEY instead")
+    if not usable or parts.query or parts.fragment or any(sign.isspace() for sign in url):
+        raise UserError(f"server_url '{url}' is no address of a server; write e.g. http://localhost:8000/v1")
+    return url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
