@@ -21,11 +21,15 @@ from pathlib import Path
 from accelerate import Accelerator, PartialState
 out, script = sys.argv[1], sys.argv[2]
 sys.argv = [script, *sys.argv[3:]]
-seen = {"wrapper": None, "zero": None, "losses": []}
+seen = {"wrapper": None, "zero": None, "layers": None, "losses": []}
+if os.environ.get("ON_CPU"):
+    import tests.fsdp_on_cpu as fsdp
 from trl import SFTTrainer
 compute, step = SFTTrainer.compute_loss, SFTTrainer.training_step
 def compute_loss(self, model, *args, **kwargs):
     seen["wrapper"] = seen["wrapper"] or type(model).__name__
+    if os.environ.get("ON_CPU"):
+        seen["layers"] = fsdp.layers_of(model)
     if hasattr(model, "zero_optimization_stage"):
         seen["zero"] = model.zero_optimization_stage()
     return compute(self, model, *args, **kwargs)
@@ -78,7 +82,9 @@ def ended(process: subprocess.Popen, out: Path, *, fails: bool = False) -> Any:
     try:
         code = process.wait(timeout=300)
     finally:
-        process.kill()
+        if process.poll() is None:
+            process.terminate()  # the launcher then ends its workers
+            process.wait(timeout=60)
     told = Path(f"{out}.log").read_text(errors="replace")
     assert (code != 0) == fails, told[-4000:]
     return told if fails else [json.loads(file.read_text()) for file in sorted(out.parent.glob(f"{out.name}.[0-9]*"))]

@@ -77,9 +77,17 @@ def is_whole(checkpoint: Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
     weights = list(checkpoint.glob("*.safetensors"))
-    needed = [checkpoint / name for name in ("optimizer.pt", "scheduler.pt", "presentations.json")]
-    needed += [*checkpoint.glob("rng_state*.pth")]
-    if not weights or len(needed) < 4 or not all(file.is_file() and file.stat().st_size for file in needed):
+    needed = [checkpoint / name for name in ("scheduler.pt", "presentations.json")]
+    random = [*checkpoint.glob("rng_state*.pth")]
+    optimizers = [*checkpoint.glob("optimizer.*"), *checkpoint.glob("global_step*/*optim_states.pt")]  # or DeepSpeed's
+    needed += random + optimizers
+    parts = len(random) if (checkpoint / "latest").is_file() else 1  # DeepSpeed: one per process
+    if (
+        not weights
+        or not random
+        or len(optimizers) < parts
+        or not all(file.is_file() and file.stat().st_size for file in needed)
+    ):
         return False
     if not all(zipfile.is_zipfile(file) for file in needed if file.suffix in (".pt", ".pth")):  # torch.save's form
         return False
