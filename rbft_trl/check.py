@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     view = NOTHING
     if recipe and recipe.trains and not any(finding.level == "error" for finding in found):
         try:
-            view = NOTHING | recipe.preview()
+            view = NOTHING | recipe.preview(args.processes)
             view["strip"] = encode_strip(view["example"]["frames"])
             save_strip(view["example"]["frames"], out / "frames.png")
         except UserError as error:
@@ -77,7 +77,10 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--init", type=Path, help="a folder of clips: write the first draft of its task card")
     parser.add_argument("--card", type=Path, help="where --init writes it [recipes/tasks/FOLDER.yaml]")
     parser.add_argument("--report_dir", type=Path, default=Path("outputs/check"), help="[outputs/check]")
+    parser.add_argument("--processes", type=int, default=1, help="that a recipe will be trained with [1]")
     args, overrides = parser.parse_known_args(argv)
+    if args.processes < 1:
+        raise UserError(f"--processes is {args.processes} but must be at least 1")
     if (args.file is None) == (args.init is None):
         raise UserError("name a task card or a recipe, or a folder of clips with --init")
     if args.init is None and args.card is not None:
@@ -163,6 +166,8 @@ def tell(report: dict[str, Any], found: list[Finding], view: dict[str, Any], out
         budget = view["budget"]
         print(f"batch {budget['batch']} ({budget['batch_is']}), {budget['steps_per_epoch']} steps per epoch,")
         print(f"{budget['steps']} steps in all; {budget['tokens'][0]} to {budget['tokens'][4]} tokens per row")
+        if budget["repeated"]:
+            print(f"{budget['repeated']} rows are shown twice in each epoch, to fill the last batch of every process")
         print(view["parts"])
     print(f"{sentence(report, sum(s['clips'] for s in report['splits'].values()))} page: {out / 'check.html'}")
 

@@ -68,7 +68,7 @@ class Recipe:
         """Both sides of a frame are multiples of this."""
         return frame_factor(load_processor(self.base.model_name_or_path, self.base.model_revision))
 
-    def preview(self) -> dict[str, Any]:
+    def preview(self, processes: int = 1) -> dict[str, Any]:
         """One example, batch and steps, trained parameters by part; all that training would check is checked.
 
         Raises:
@@ -78,7 +78,7 @@ class Recipe:
         plan = make_plan(self.data, self.base, *self.rest)
         return {
             "example": example_of(plan.collator, plan.train[0]),
-            "budget": budget_of(plan.task, plan.collator, plan.train, training),
+            "budget": budget_of(plan.task, plan.collator, plan.train, training, processes),
             "parts": parts_of(self.base, adapters),
         }
 
@@ -131,9 +131,13 @@ def parts_of(base: ModelArguments, adapters: AdapterArguments) -> str:
     return trained_parts_table(model)
 
 
-def budget_of(task: Task, collator: ClipCollator, train: list[Row], training: TrainingConfig) -> dict[str, Any]:
+def budget_of(
+    task: Task, collator: ClipCollator, train: list[Row], training: TrainingConfig, processes: int = 1
+) -> dict[str, Any]:
     """Batch, steps and tokens of a training recipe; tokens are quantiles (0, 25, 50, 75, 100 %) over training rows."""
-    batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    at_once = training.train_batch_size * processes
+    batch = at_once * training.gradient_accumulation_steps
+    repeats = processes > 1 and not training.dataloader_drop_last  # accelerate gives all processes full batches
     per_epoch = len(train) // batch if training.dataloader_drop_last else -(-len(train) // batch)
     shapes = [task.manifest[row["id"]]["shape"] for row in train]
     tokens = collator.count_tokens(train, shapes)
@@ -141,7 +145,8 @@ def budget_of(task: Task, collator: ClipCollator, train: list[Row], training: Tr
         "rows": len(train),
         "batch": batch,
         "batch_is": f"{training.train_batch_size} x {training.gradient_accumulation_steps} accumulation x "
-        f"{training.world_size} process{'es' if training.world_size > 1 else ''}",
+        f"{processes} process{'es' if processes > 1 else ''}",
+        "repeated": -len(train) % at_once if repeats else 0,
         "steps_per_epoch": per_epoch,
         "steps": training.max_steps if training.max_steps > 0 else round(per_epoch * training.num_train_epochs),
         "tokens": np.quantile(tokens, [0, 0.25, 0.5, 0.75, 1]).round().astype(int).tolist(),
