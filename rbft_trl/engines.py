@@ -22,8 +22,8 @@ REFUSED = {
     (NF4, "FSDP2"): PACKED,
     (SCORED, "ZeRO-3"): UNEVEN + "write validate_by_score: false (eval_loss then chooses the checkpoint)",
     (SCORED, "FSDP2"): UNEVEN + "write validate_by_score: false (eval_loss then chooses the checkpoint)",
-    (WHOLE, "ZeRO-3"): UNEVEN + "use multi_gpu.yaml, one whole model per process",
-    (WHOLE, "FSDP2"): UNEVEN + "use multi_gpu.yaml, one whole model per process",
+    (WHOLE, "ZeRO-3"): UNEVEN + "use multi_gpu.yaml, or for stage 0 a server (server_url)",
+    (WHOLE, "FSDP2"): UNEVEN + "use multi_gpu.yaml, or for stage 0 a server (server_url)",
 }
 
 

@@ -28,9 +28,9 @@ from rbft_trl.writers import UNVERIFIED, Sample, ServerWriter, Writer, connect
 def main(argv: list[str]) -> list[Sample]:
     """Runs stage 0; returns the rows of rationales.jsonl."""
     data, base, args = parse_recipe(argv, DataArguments, ModelArguments, RationaleArguments)
-    check_whole_model(use_cpu=args.use_cpu)
     output = Path(args.output_file)
     if args.server_url is None:
+        check_whole_model(use_cpu=args.use_cpu)
         check_model_arguments(base, use_cpu=args.use_cpu)
     else:
         check_base(base)
