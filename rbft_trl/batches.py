@@ -3,6 +3,7 @@
 Input: numbered batches of rows and a function of one batch. Output: what it returned, in order, over all processes.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from rbft_trl.data.children import ChildError, in_children
 from rbft_trl.data.jsonl import BatchLog
 from rbft_trl.data.video import Clip, ClipError, read_row
 from rbft_trl.model.collator import ClipCollator
+from rbft_trl.stopping import Stopped, listening, noted
 
 Row = dict[str, Any]
 Pairs = list[tuple[Row, Clip | ClipError]]
@@ -48,16 +50,43 @@ def run_batches(
 
     Returns:
         `list[dict]`: The rows of every batch in the order of the batches, whatever the number of processes.
+
+    Raises:
+        Stopped: in every process, after the batches in flight, if SIGTERM came to any of them.
     """
     finished = log.load()
+    if accelerator.is_main_process:
+        log.stop_file.unlink(missing_ok=True)
     accelerator.wait_for_everyone()  # nobody appends before everybody has read
     mine = [i for i in batches if i % accelerator.num_processes == accelerator.process_index and i not in finished]
     clips = read_ahead(collator, [row for i in mine for row in batches[i]], workers)
-    for number in tqdm(mine, desc=title, unit="batch", disable=not accelerator.is_main_process):
-        log.append(number, work(number, [(row, next(clips)) for row in batches[number]]))
+    with listening(), contextlib.closing(clips):
+        for number in tqdm(mine, desc=title, unit="batch", disable=not accelerator.is_main_process):
+            log.append(number, work(number, [(row, next(clips)) for row in batches[number]]))
+            if noted():
+                log.stop_file.touch()  # no collective: processes have different numbers of batches
+            if log.stop_file.exists():
+                break
     accelerator.wait_for_everyone()
+    try:
+        return in_order(batches, log)
+    finally:
+        accelerator.wait_for_everyone()  # nobody clears the log before everybody has read
+        if accelerator.is_main_process:
+            log.stop_file.unlink(missing_ok=True)
+
+
+def in_order(batches: dict[int, list[Row]], log: BatchLog) -> list[Row]:
+    """The rows of every batch.
+
+    Raises:
+        Stopped: if batches are missing, since the run was asked to stop.
+    """
     finished = log.load()
-    accelerator.wait_for_everyone()  # nobody clears the log before everybody has read
+    if left := batches.keys() - finished.keys():
+        raise Stopped(
+            f"stopped: {len(batches) - len(left)} of {len(batches)} batches are on the disk beside '{log.path}'"
+        )
     return [row for i in sorted(batches) for row in finished[i]]
 
 
@@ -72,6 +101,8 @@ def read_ahead(collator: ClipCollator, rows: list[Row], workers: int) -> Iterato
         return
     read = functools.partial(read_row, root=collator.root, frames=collator.frames, factor=collator.factor)
     for row, found in zip(rows, in_children(read, rows, workers=workers), strict=True):
+        if isinstance(found, ChildError):  # the clip's fault, or its child was killed, or the disk stalled: once more
+            found = next(in_children(read, [row], workers=1))
         if isinstance(found, ChildError):
             yield ClipError(row["video"], found.reason, found.detail)
         elif isinstance(found, Exception) and not isinstance(found, ClipError):

@@ -32,6 +32,7 @@ from rbft_trl.evidence.stats import summarise
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, open_task
+from rbft_trl.stopping import Stopped
 from rbft_trl.training_config import TrainingConfig
 
 # What stage 1, stage 2 and direct SFT must share so that a step means the same; rates and parts are each arm's own.
@@ -68,6 +69,8 @@ def main(argv: list[str]) -> dict[str, Any]:
             except UserError as error:
                 place = run.out / f"draw{draw}" / arm
                 raise UserError(f"arm '{arm}', draw {draw}: {error}; its files lie below '{place}'") from None
+            except Stopped as stop:
+                raise Stopped(f"arm '{arm}', draw {draw}: {stop.done}") from None
     comparison = {
         "task": run.card.name,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

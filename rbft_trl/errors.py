@@ -4,9 +4,16 @@ Everything else (a bug of ours, a bug of a library) keeps its traceback.
 """
 
 import difflib
+import errno
+import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
+
+from rbft_trl.stopping import EXIT_CODE, Stopped, follow_launcher
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UserError(ValueError):
@@ -27,10 +34,16 @@ def quoted(names: Sequence[str], *, most: int = 3) -> str:
 def run_entry(main: Callable[[list[str]], object]) -> None:
     """Runs an entry's `main(argv)` on the command line: a `UserError` becomes one sentence on stderr and exit 2.
 
-    What was found after the recipe was read names the recipe too.
+    So does a full disk. A run that was asked to stop, and has done so in order, exits 143. What was found after the
+    recipe was read names the recipe too.
     """
     try:
+        follow_launcher()
         main(sys.argv[1:])
+    except Stopped as stop:
+        if os.environ.get("RANK", "0") == "0":
+            print(stop, file=sys.stderr)
+        sys.exit(EXIT_CODE)
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it can", file=sys.stderr)
         sys.exit(130)
@@ -42,3 +55,23 @@ def run_entry(main: Callable[[list[str]], object]) -> None:
         place = f"{recipe}: " if recipe and recipe not in str(error) else ""
         print(f"error: {place}{error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(
+            f"error: no room to write '{error.filename or 'a file'}'; make room: the same command goes on where it "
+            "can",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    finally:
+        _end_children()
+
+
+def _end_children() -> None:
+    """A process that reads clips and hangs would be waited for, for ever."""
+    children = multiprocessing.active_children()
+    if children and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes their end for an accident
+    for child in children:
+        child.kill()

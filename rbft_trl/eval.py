@@ -34,6 +34,7 @@ from rbft_trl.model.loading import (
 )
 from rbft_trl.model.probe import fit_probe
 from rbft_trl.model.provenance import check_other_labels, check_same, check_unseen, read_record, under_adapter
+from rbft_trl.model.stop import ending
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, open_task
 
@@ -52,7 +53,7 @@ NOT_PART_OF_THE_RESULT = (
 def main(argv: list[str]) -> dict[str, Any]:
     """Evaluates one arm; returns the metrics."""
     plan = make_plan(*parse_recipe(argv, DataArguments, ModelArguments, EvalArguments))
-    args, card, output = plan.args, plan.card, Path(plan.args.output_dir)
+    args, output = plan.args, Path(plan.args.output_dir)
     if (metrics := finished(output, plan.settings)) is not None:
         if args.calibrate:
             store_calibration(plan, read_jsonl(output / "predictions.jsonl"))
@@ -60,6 +61,13 @@ def main(argv: list[str]) -> dict[str, Any]:
 
     make_folder(output)
     accelerator = Accelerator(cpu=args.use_cpu)
+    with ending(accelerator):
+        return run(plan, accelerator)
+
+
+def run(plan: "Plan", accelerator: Accelerator) -> dict[str, Any]:
+    """Reads every clip and writes the files of the evaluation."""
+    args, card, output = plan.args, plan.card, Path(plan.args.output_dir)
     model = load_for_inference(plan.weights, args.checkpoint, device=accelerator.device)
     read = Reader(accelerator, model, plan.collator, args, plan.target)
     if plan.target in REASONS_FIRST and args.method == "score" and accelerator.is_main_process:
@@ -87,8 +95,6 @@ def main(argv: list[str]) -> dict[str, Any]:
         log.clear()
         if args.calibrate:
             store_calibration(plan, predictions)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
     return metrics
 
 

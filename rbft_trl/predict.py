@@ -24,6 +24,7 @@ from rbft_trl.data.jsonl import BatchLog, make_folder, write_jsonl, write_text
 from rbft_trl.engines import check_whole_model
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.calibration import threshold_for
+from rbft_trl.model.stop import ending
 
 Row = dict[str, Any]
 
@@ -49,10 +50,8 @@ def main(argv: list[str]) -> list[Row]:
     make_folder(output.parent)
 
     accelerator = Accelerator(cpu=args.use_cpu)
-    with alone(output) if accelerator.is_main_process else nullcontext():
-        rows = run(args, checkpoint, clips, threshold, accelerator)
-    accelerator.end_training()
-    return rows
+    with ending(accelerator), alone(output) if accelerator.is_main_process else nullcontext():
+        return run(args, checkpoint, clips, threshold, accelerator)
 
 
 def run(

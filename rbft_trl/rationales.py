@@ -19,6 +19,7 @@ from rbft_trl.engines import check_whole_model
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.verify import check_rationales, kept_share, require_every_class
 from rbft_trl.model.loading import base_fingerprint, check_base, check_model_arguments
+from rbft_trl.model.stop import ending
 from rbft_trl.rationale_config import NOT_PART_OF_THE_TEXT, RationaleArguments
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import open_task
@@ -51,30 +52,30 @@ def main(argv: list[str]) -> list[Sample]:
     if args.label_shown == "blind_then_hint":
         settings["hinted_after"] = hint_mode(args)
     accelerator = Accelerator(cpu=args.use_cpu)
-    if output.exists():
-        return reuse(output, settings, card, args, is_main=accelerator.is_main_process)
-    make_folder(output.parent)
-    set_seed(args.seed)
-    log = BatchLog(output, settings, rank=accelerator.process_index)
-    if server:
-        writer = ServerWriter(server, task.collator(), args, log)
-    else:
-        writer = Writer(accelerator, task.collator(), base, args, log)
+    with ending(accelerator):
+        if output.exists():
+            return reuse(output, settings, card, args, is_main=accelerator.is_main_process)
+        make_folder(output.parent)
+        set_seed(args.seed)
+        log = BatchLog(output, settings, rank=accelerator.process_index)
+        if server:
+            writer = ServerWriter(server, task.collator(), args, log)
+        else:
+            writer = Writer(accelerator, task.collator(), base, args, log)
 
-    samples = writer.run_pass(clips, shown=args.label_shown == "hint", first=0)
-    if args.label_shown == "blind_then_hint":
-        checked = check_rationales(samples, card, mode=hint_mode(args))
-        done = {s["id"] for s in checked if s["verdict"] == "kept"}
-        failed = [row for row in clips if row["label"] is not None and row["id"] not in done]
-        samples += writer.run_pass(failed, shown=True, first=len(fixed_batches(clips, writer.batch_size)))
+        samples = writer.run_pass(clips, shown=args.label_shown == "hint", first=0)
+        if args.label_shown == "blind_then_hint":
+            checked = check_rationales(samples, card, mode=hint_mode(args))
+            done = {s["id"] for s in checked if s["verdict"] == "kept"}
+            failed = [row for row in clips if row["label"] is not None and row["id"] not in done]
+            samples += writer.run_pass(failed, shown=True, first=len(fixed_batches(clips, writer.batch_size)))
 
-    if accelerator.is_main_process:
-        samples = finish(samples, output, settings, card, args)
-        log.clear()
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    require_every_class(read_jsonl(output), card)
-    return samples
+        if accelerator.is_main_process:
+            samples = finish(samples, output, settings, card, args)
+            log.clear()
+        accelerator.wait_for_everyone()
+        require_every_class(read_jsonl(output), card)
+        return samples
 
 
 def written_by(base: ModelArguments, args: RationaleArguments) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from accelerate.utils import set_seed
 from datasets import Dataset
 
@@ -30,10 +31,12 @@ from rbft_trl.model.provenance import (
     write_record,
 )
 from rbft_trl.model.shards import not_finite
-from rbft_trl.model.trainer import KeepPresentations, LabelTrainer, RationaleTrainer, VideoSFTTrainer
+from rbft_trl.model.stop import StopAtStep, ending, readers_told
+from rbft_trl.model.trainer import PRESENTATIONS_FILE, LabelTrainer, RationaleTrainer, VideoSFTTrainer
 from rbft_trl.plan import OPTIONS, Plan, make_plan
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.stage_rows import balance_weights
+from rbft_trl.stopping import listening
 
 
 def main(argv: list[str]) -> dict[str, Any]:
@@ -47,27 +50,34 @@ def main(argv: list[str]) -> dict[str, Any]:
     if done:
         if push:
             push.at_end()
+        PartialState().destroy_process_group()
         return read_record(training.output_dir)
 
     trainer = make_trainer(plan)
     if resume:
-        trainer.presentations = json.loads((Path(resume) / KeepPresentations.FILE).read_text())
+        trainer.presentations = json.loads((Path(resume) / PRESENTATIONS_FILE).read_text())
+    with ending(trainer.accelerator), listening():
+        train(plan, trainer, resume, push)
+    if push and trainer.is_world_process_zero():  # after the other processes have left: nobody waits for it
+        push.at_end()
+    return read_record(training.output_dir)
+
+
+def train(plan: Plan, trainer: VideoSFTTrainer, resume: str | None, push: PushInRun | None) -> None:
+    """Trains, checks what came out, and saves it; the record comes last: where it stands, the stage is complete."""
     started = time.perf_counter()
-    if push and training.hub_strategy == "every_save":
+    if push and plan.training.hub_strategy == "every_save":
         now = time.perf_counter
         trainer.add_callback(PushSaves(push, lambda folder: make_record(plan, trainer, now() - started, folder)))
-    trainer.train(resume_from_checkpoint=resume)
+    with readers_told():
+        trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - started
     check_trained(trainer)
     trainer.save_model()
     trainer.save_state()
     if trainer.accelerator.is_main_process:
-        write_record(training.output_dir, plan.task.card, make_record(plan, trainer, seconds, training.output_dir))
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
-    if push and trainer.is_world_process_zero():  # after the other processes have left: nobody waits for it
-        push.at_end()
-    return read_record(training.output_dir)
+        folder = trainer.args.output_dir
+        write_record(folder, plan.task.card, make_record(plan, trainer, seconds, folder))
 
 
 def make_trainer(plan: Plan) -> VideoSFTTrainer:
@@ -93,7 +103,7 @@ def make_trainer(plan: Plan) -> VideoSFTTrainer:
         trainer.score_validation = lambda m, clips: scorer.right(m, clips, batch_size=size)
     if stage.class_balance == "sampler":
         trainer.row_weights = balance_weights(plan.train)
-    trainer.add_callback(KeepPresentations(trainer))
+    trainer.add_callback(StopAtStep(trainer.accelerator))
     return trainer
 
 

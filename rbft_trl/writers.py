@@ -14,7 +14,7 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from rbft_trl.batches import Pairs, Row, fixed_batches, read_ahead, run_batches
+from rbft_trl.batches import Pairs, Row, fixed_batches, in_order, read_ahead, run_batches
 from rbft_trl.configs import ModelArguments
 from rbft_trl.data.jsonl import BatchLog
 from rbft_trl.data.task import fingerprint
@@ -25,6 +25,7 @@ from rbft_trl.model.inference import prefill, write
 from rbft_trl.model.loading import load_base
 from rbft_trl.model.server import Answer, Server
 from rbft_trl.rationale_config import RationaleArguments
+from rbft_trl.stopping import listening, noted
 
 Sample = dict[str, Any]
 DECODING = ("temperature", "top_p", "max_new_tokens")
@@ -113,10 +114,13 @@ class ServerWriter:
         todo = [number for number in batches if number not in finished]
         clips = read_ahead(self.collator, [batches[n][0] for n in todo], self.args.dataloader_num_workers)
         title = "rationales, label shown" if shown else "rationales"
-        with ThreadPoolExecutor(self.args.concurrency) as pool, tqdm(total=len(todo), desc=title, unit="clip") as bar:
+        bar = tqdm(total=len(todo), desc=title, unit="clip")
+        with listening(), ThreadPoolExecutor(self.args.concurrency) as pool, bar:
             pending: dict[Future[Answer], Job] = {}
             try:
                 for number, clip in zip(todo, clips, strict=True):
+                    if noted():
+                        break
                     job = self._job(number, batches[number][0], clip, shown=shown)
                     self._collect(pending, bar, shown=shown, most=self.args.concurrency - 1 if self.answered else 0)
                     pending[pool.submit(self._ask, job)] = job
@@ -128,8 +132,7 @@ class ServerWriter:
             told = ", ".join(f"{count} x {what}" for what, count in self.server.repeated.most_common())
             print(f"requests that were sent again: {told}")
             self.server.repeated.clear()
-        finished = self.log.load()
-        return [sample for number in sorted(batches) for sample in finished[number]]
+        return in_order(batches, self.log)
 
     def _job(self, number: int, row: Row, clip: Clip | ClipError, *, shown: bool) -> Job:
         if isinstance(clip, ClipError):

@@ -22,7 +22,8 @@ MODEL_NAMES = re.compile(r"Qwen\d\w*VL\w*|qwen\d\w*_?vl\w*")
 CONFIGS = ("training_config", "rationale_config")
 # Room of each module → the rooms that it may import, beside its own. Arrows only go downwards.
 ALLOWED = {
-    "errors": set(),
+    "stopping": set(),
+    "errors": {"stopping"},
     "yaml_file": {"errors"},
     "data": {"errors", "yaml_file"},
     "recipe": {"errors", "yaml_file"},
@@ -30,11 +31,11 @@ ALLOWED = {
     "engines": {"errors"},
     "training_config": {"errors", "configs", "engines"},
     "rationale_config": {"errors", "configs"},
-    "model": {"errors", "data", "configs", *CONFIGS},
+    "model": {"errors", "stopping", "data", "configs", *CONFIGS},
     "evidence": {"errors", "data", "configs"},
     "start": {"errors", "data", "configs", "model"},
-    "batches": {"errors", "data", "model"},
-    "writers": {"errors", "data", "configs", "rationale_config", "model", "batches"},
+    "batches": {"errors", "stopping", "data", "model"},
+    "writers": {"errors", "stopping", "data", "configs", "rationale_config", "model", "batches"},
     "classifier": {"errors", "data", "configs", "model", "evidence", "batches"},
     "stage_rows": {"errors", "data", "configs", "model", "evidence", "start"},
     "browse": {"errors", "data", "configs", "model", "evidence", "classifier", "start"},

@@ -5,6 +5,7 @@ Input: a function of one item, and items. Output: results in order, or why there
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -45,7 +46,7 @@ def in_children(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Forked, as torch's own loaders are: a fresh interpreter would import the whole entry again.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPool(workers or cores, initializer=_limit_memory, context=context) as pool:
+    with ProcessPool(workers or cores, initializer=_begin, context=context) as pool:
         pending: deque[Any] = deque()
         try:
             for item in items:
@@ -72,7 +73,9 @@ def _result(future: Any, seconds: float) -> Any:
         return error
 
 
-def _limit_memory() -> None:
+def _begin() -> None:
+    """SIGTERM to all processes must not look like a clip that crashed its decoder; and memory is limited."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform == "linux":
         import resource  # not on Windows
 

@@ -102,11 +102,16 @@ def write_text(path: str | Path, text: str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream:  # odd file names
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream:  # odd file names
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:  # a full disk: an error of write names no file
+        temporary.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)
+        raise
 
 
 class BatchLog:
@@ -149,6 +154,11 @@ class BatchLog:
             stream.write(json.dumps({"batch": batch, "rows": rows}, ensure_ascii=False) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
+
+    @property
+    def stop_file(self) -> Path:
+        """Stands beside the parts while all processes are asked to stop; each looks for it after its batch."""
+        return self.path.with_name(f"{self.path.name}.stop")
 
     def clear(self) -> None:
         """Removes the parts, once the final file is written."""

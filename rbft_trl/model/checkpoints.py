@@ -1,7 +1,6 @@
 """Output folders and checkpoints: never overwrite, resume from the newest whole one, tell weights apart."""
 
-import json
-import zipfile
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from accelerate import PartialState
 from rbft_trl.data.jsonl import first_difference, make_folder, read_json, write_json
 from rbft_trl.errors import UserError
 from rbft_trl.model.provenance import RECORD_FILE
+from rbft_trl.model.whole import clean, is_whole
 from rbft_trl.training_config import TrainingConfig
 
 RECIPE_FILE = "recipe.json"
@@ -30,7 +30,7 @@ def prepare_output(training: TrainingConfig, recipe: dict[str, Any]) -> tuple[st
     folder, wish = Path(training.output_dir), training.resume_from_checkpoint
     training.resume_from_checkpoint = None
     if wish in (None, "false", "False"):
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if _holds_something(folder):
             raise UserError(
                 f"output_dir '{folder}' is not empty; choose another, delete it, or go on with "
                 "--resume_from_checkpoint true"
@@ -38,7 +38,7 @@ def prepare_output(training: TrainingConfig, recipe: dict[str, Any]) -> tuple[st
         _write_recipe(folder, recipe)
         return None, False
     begun = (folder / RECIPE_FILE).is_file()
-    if not begun and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not begun and _holds_something(folder):
         raise UserError(
             f"output_dir '{folder}' is not empty and holds no {RECIPE_FILE} of a run to resume; choose another folder"
         )
@@ -62,49 +62,35 @@ def prepare_output(training: TrainingConfig, recipe: dict[str, Any]) -> tuple[st
     return wish, False
 
 
+def _holds_something(folder: Path) -> bool:
+    if folder.exists() and not folder.is_dir():
+        return True
+    return folder.exists() and any(file.suffix != ".tmp" for file in folder.iterdir())  # of a write that was killed
+
+
 def newest_whole_checkpoint(folder: Path) -> str | None:
-    """The newest `checkpoint-N` that was written to its end; one that was cut off by a kill is skipped and named."""
+    """The newest `checkpoint-N` of which nothing is missing; one that is broken is named, and put aside."""
     numbered = [(int(p.name.split("-")[1]), p) for p in folder.glob("checkpoint-*") if p.name.split("-")[1].isdigit()]
+    found, broken = None, []
     for _, checkpoint in sorted(numbered, reverse=True):
         if is_whole(checkpoint):
-            return str(checkpoint)
-        print(f"'{checkpoint}' was cut off while it was written; trying the one before")
-    return None
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Whether weights, optimizer, random state and (written last) the trainer's state are all there and readable."""
-    from safetensors import SafetensorError, safe_open
-
-    weights = list(checkpoint.glob("*.safetensors"))
-    needed = [checkpoint / name for name in ("scheduler.pt", "presentations.json")]
-    random = [*checkpoint.glob("rng_state*.pth")]
-    optimizers = [*checkpoint.glob("optimizer.*"), *checkpoint.glob("global_step*/*optim_states.pt")]  # or DeepSpeed's
-    needed += random + optimizers
-    parts = len(random) if (checkpoint / "latest").is_file() else 1  # DeepSpeed: one per process
-    if (
-        not weights
-        or not random
-        or len(optimizers) < parts
-        or not all(file.is_file() and file.stat().st_size for file in needed)
-    ):
-        return False
-    if not all(zipfile.is_zipfile(file) for file in needed if file.suffix in (".pt", ".pth")):  # torch.save's form
-        return False
-    try:
-        for file in weights:
-            with safe_open(file, framework="pt") as tensors:
-                tensors.keys()
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (SafetensorError, OSError, json.JSONDecodeError):
-        return False
-    return True
+            found = str(checkpoint)
+            break
+        broken.append(checkpoint)
+    PartialState().wait_for_everyone()  # until every process has looked
+    for checkpoint in broken if PartialState().is_main_process else []:
+        aside = checkpoint.with_name(f"broken-{checkpoint.name}")  # else it would count as one of save_total_limit
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoint.rename(aside)
+        print(f"'{checkpoint}' is broken: put aside as '{aside.name}'; trying the one before")
+    return found
 
 
 def _write_recipe(folder: Path, recipe: dict[str, Any]) -> None:
     PartialState().wait_for_everyone()  # until every process has looked at the folder
     make_folder(folder)
     if PartialState().is_main_process:
+        clean(folder)
         write_json(folder / RECIPE_FILE, recipe)
     PartialState().wait_for_everyone()
 

@@ -11,14 +11,18 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch.utils.data import Sampler
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, get_scheduler
+from transformers import TrainingArguments, get_scheduler
+from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTTrainer
 
 from rbft_trl.data.jsonl import write_json
 from rbft_trl.errors import UserError
 from rbft_trl.model.collator import IGNORED
 from rbft_trl.model.loading import trainable_parameters
+from rbft_trl.model.stop import guarded
+from rbft_trl.model.whole import complete_or_absent
 
+PRESENTATIONS_FILE = "presentations.json"
 Scorer = Callable[[torch.nn.Module, list[dict[str, Any]]], list[tuple[str, bool]]]
 
 
@@ -55,13 +59,15 @@ class VideoSFTTrainer(SFTTrainer):
     """SFTTrainer for rows {id, video, label, target, text}: the collator reads the clips, so nothing is prepared.
 
     TRL has no video path (trl#4002, trl#4144). The seams used are `_prepare_dataset`,
-    `_set_signature_columns_if_needed`, `create_optimizer`, `compute_loss` before `super()`, and `evaluate`.
+    `_set_signature_columns_if_needed`, `create_optimizer`, `compute_loss` before `super()`, `evaluate`, and for
+    checkpoints that are complete or absent `_save_checkpoint` around `super()` and `_get_output_dir`.
     """
 
     _tag_names = ["trl", "sft", "rbft", "video-classification"]
     score_validation: Scorer | None = None
     presentations = 0
     row_weights: list[float] | None = None
+    saving_into: Path | None = None
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         return dataset
@@ -69,13 +75,42 @@ class VideoSFTTrainer(SFTTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = ["id", "video", "label", "target", "text", "weight"]
 
+    def get_train_dataloader(self) -> Any:
+        """Upstream's, whose processes outlive a SIGTERM to all and are not waited for without a limit."""
+        return guarded(super().get_train_dataloader(), clips=self.args.per_device_train_batch_size)
+
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         """All validation clips: `dataloader_drop_last` is about training batches, upstream drops clips here too."""
         kept, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
-            return super().get_eval_dataloader(*args, **kwargs)
+            loader = super().get_eval_dataloader(*args, **kwargs)
+            return guarded(loader, clips=self.args.per_device_eval_batch_size)
         finally:
             self.args.dataloader_drop_last = kept
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.saving_into or super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Upstream's files and the number of clips shown, complete or absent; older ones are deleted at last."""
+        final = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        trained = sum(p.numel() * p.element_size() for _, _, p in trainable_parameters(self.model))
+        with complete_or_absent(final, expected=3 * trained, writes=self.args.should_save) as self.saving_into:
+            try:
+                super()._save_checkpoint(model, trial)
+                self._complete(self.saving_into / final.name, final)
+            finally:
+                self.saving_into = None
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(self.args.output_dir, self.args.save_total_limit, best, use_mtime=True)
+
+    def _complete(self, written: Path, final: Path) -> None:
+        if self.state.best_model_checkpoint == str(written):  # its name from now on
+            self.state.best_model_checkpoint = str(final)
+        if self.args.should_save:
+            self.state.save_to_json(str(written / "trainer_state.json"))
+            write_json(written / PRESENTATIONS_FILE, self.presentations)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer that `optim` names, with one group per part: parts may have learning rates of their own."""
@@ -161,21 +196,6 @@ class WeightedSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         return iter(torch.multinomial(self.weights, len(self), replacement=True, generator=generator).tolist())
-
-
-class KeepPresentations(TrainerCallback):
-    """Keeps the number of clips shown beside each checkpoint, so that a resumed run counts on from there."""
-
-    FILE = "presentations.json"
-
-    def __init__(self, trainer: VideoSFTTrainer) -> None:
-        self.trainer = trainer
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Writes the count into the checkpoint that was just saved."""
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            write_json(folder / self.FILE, self.trainer.presentations)
 
 
 class RationaleTrainer(VideoSFTTrainer):
