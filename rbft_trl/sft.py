@@ -31,8 +31,9 @@ from rbft_trl.model.provenance import (
     write_record,
 )
 from rbft_trl.model.shards import not_finite
-from rbft_trl.model.stop import StopAtStep, ending, readers_told
+from rbft_trl.model.stop import SetEpoch, StopAtStep, ending, readers_told
 from rbft_trl.model.trainer import PRESENTATIONS_FILE, LabelTrainer, RationaleTrainer, VideoSFTTrainer
+from rbft_trl.model.whole import room_told
 from rbft_trl.plan import OPTIONS, Plan, make_plan
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.stage_rows import balance_weights
@@ -73,11 +74,12 @@ def train(plan: Plan, trainer: VideoSFTTrainer, resume: str | None, push: PushIn
         trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - started
     check_trained(trainer)
-    trainer.save_model()
-    trainer.save_state()
-    if trainer.accelerator.is_main_process:
-        folder = trainer.args.output_dir
-        write_record(folder, plan.task.card, make_record(plan, trainer, seconds, folder))
+    with room_told(Path(trainer.args.output_dir), "the trained weights"):
+        trainer.save_model()
+        trainer.save_state()
+        if trainer.accelerator.is_main_process:
+            folder = trainer.args.output_dir
+            write_record(folder, plan.task.card, make_record(plan, trainer, seconds, folder))
 
 
 def make_trainer(plan: Plan) -> VideoSFTTrainer:
@@ -103,6 +105,7 @@ def make_trainer(plan: Plan) -> VideoSFTTrainer:
         trainer.score_validation = lambda m, clips: scorer.right(m, clips, batch_size=size)
     if stage.class_balance == "sampler":
         trainer.row_weights = balance_weights(plan.train)
+    trainer.add_callback(SetEpoch())
     trainer.add_callback(StopAtStep(trainer.accelerator))
     return trainer
 

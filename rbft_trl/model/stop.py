@@ -42,6 +42,25 @@ def ending(accelerator: Accelerator) -> Iterator[None]:
         accelerator.end_training()
 
 
+class SetEpoch(TrainerCallback):
+    """Tells the sampler its epoch. Upstream does not reach it after a resume within an epoch on two or more processes.
+
+    There the batches to skip and the processes' shards are two wrappers around the sampler, and accelerate 1.15 looks
+    through one: the rest of the epoch would be drawn in the order of epoch 0, some clips twice and others never.
+    """
+
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Goes through the loader without the batches to skip; both hold the same sampler."""
+        train_dataloader.set_epoch(int(state.epoch or 0))
+
+
 class StopAtStep(TrainerCallback):
     """Saves and raises `Stopped` at the end of a step, once any process was asked to stop.
 
@@ -96,8 +115,9 @@ def guarded(loader: DataLoader, *, clips: int) -> DataLoader:
         clips (`int`): Clips per batch.
     """
     if loader.num_workers > 0:
-        loader.worker_init_fn = functools.partial(_begin_reading, loader.worker_init_fn)
-        loader.timeout = max(LEAST_SECONDS, SECONDS_PER_CLIP * clips)
+        inner = getattr(loader, "base_dataloader", loader)  # accelerate's wrapper hands everything on to it
+        inner.worker_init_fn = functools.partial(_begin_reading, inner.worker_init_fn)
+        inner.timeout = max(LEAST_SECONDS, SECONDS_PER_CLIP * clips)
     return loader
 
 

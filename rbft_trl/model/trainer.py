@@ -19,6 +19,7 @@ from rbft_trl.data.jsonl import write_json
 from rbft_trl.errors import UserError
 from rbft_trl.model.collator import IGNORED
 from rbft_trl.model.loading import trainable_parameters
+from rbft_trl.model.shards import size_of
 from rbft_trl.model.stop import guarded
 from rbft_trl.model.whole import complete_or_absent
 
@@ -94,7 +95,7 @@ class VideoSFTTrainer(SFTTrainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Upstream's files and the number of clips shown, complete or absent; older ones are deleted at last."""
         final = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        trained = sum(p.numel() * p.element_size() for _, _, p in trainable_parameters(self.model))
+        trained = sum(size_of(p) * p.element_size() for _, _, p in trainable_parameters(self.model))
         with complete_or_absent(final, expected=3 * trained, writes=self.args.should_save) as self.saving_into:
             try:
                 super()._save_checkpoint(model, trial)

@@ -42,16 +42,11 @@ def complete_or_absent(final: Path, *, expected: int, writes: bool) -> Iterator[
         clean(final.parent)
         folder.mkdir(parents=True)
     processes.wait_for_everyone()
-    try:
+    with room_told(final.parent, final.name):
         yield folder
         processes.wait_for_everyone()  # until all have written their part
         if writes:
             _put_in_place(folder / final.name, final, processes.num_processes)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if not _no_room(error):
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
-        raise UserError(_told(final.parent, f"no room to write '{final.name}'")) from error
     processes.wait_for_everyone()
 
 
@@ -63,10 +58,31 @@ def check_room(folder: Path, expected: int) -> None:
     """
     newest = max(folder.glob(f"checkpoint-*/{LIST_FILE}"), key=lambda file: file.stat().st_mtime, default=None)
     needed = sum(read_json(newest)["files"].values()) if newest else expected
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     short = f"a checkpoint needs {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free" if free < needed else None
     if told := broadcast_object_list([short])[0]:
         raise UserError(_told(folder, told))
+
+
+def free_bytes(folder: Path) -> int:
+    """What the file system says; a quota may allow less."""
+    return shutil.disk_usage(folder).free
+
+
+@contextmanager
+def room_told(folder: Path, name: str) -> Iterator[None]:
+    """Tells in one sentence that there was no room, however the library that was writing says it.
+
+    Raises:
+        UserError: with the way out.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _no_room(error):
+            raise
+        shutil.rmtree(folder / SAVING, ignore_errors=True)
+        raise UserError(_told(folder, f"no room to write '{name}'")) from error
 
 
 def clean(folder: Path) -> None:
