@@ -54,12 +54,13 @@ def table(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], tupl
     """Cases tried and cases that ended as if nothing had been, by fault and stage; printed at the end."""
     rows: dict[tuple[str, str], tuple[int, int]] = {}
     yield rows
-    say = request.config.pluginmanager.get_plugin("terminalreporter").write_line
-    say(f"\n| fault (seed {SEED}) | stage0 | stage1 | stage2 | eval |\n|---|---|---|---|---|")
+    lines = [f"| fault (seed {SEED}) | stage 0 | stage 1 | stage 2 | evaluation |", "|---|---|---|---|---|"]
     for fault in FAULTS:
         cells = [rows.get((fault, stage)) for stage in ("stage0", "stage1", "stage2", "eval")]
-        say(f"| {fault} | " + " | ".join(f"{c[1]} of {c[0]}" if c else "-" for c in cells) + " |")
-    say(f"{sum(fine for _, fine in rows.values())} of {sum(tried for tried, _ in rows.values())} cases")
+        lines.append(f"| {fault} | " + " | ".join(f"{c[1]} of {c[0]}" if c else "-" for c in cells) + " |")
+    lines.append(f"{sum(fine for _, fine in rows.values())} of {sum(tried for tried, _ in rows.values())} cases")
+    with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+        print("\n" + "\n".join(lines))
 
 
 @pytest.fixture
