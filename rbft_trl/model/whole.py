@@ -119,9 +119,13 @@ def _put_in_place(written: Path, final: Path, processes: int) -> None:
 
 
 def _missing(written: Path, processes: int) -> str | None:
-    for name in ("trainer_state.json", "presentations.json"):
+    for name in ("trainer_state.json", "presentations.json", "scheduler.pt"):
         if not (written / name).is_file():
             return f"{name} is missing"
+    optimizers = [*written.glob("optimizer.*"), *written.glob("global_step*/*optim_states.pt")]  # or DeepSpeed's
+    wanted = processes if (written / "latest").is_file() else 1  # DeepSpeed: one per process
+    if not any(written.glob("*.safetensors")) or len(optimizers) < wanted:
+        return f"weights or optimizer are missing: {len(optimizers)} of {wanted} optimizer files"
     states = len(list(written.glob("rng_state*.pth")))
     return f"{states} random states for {processes} processes" if states != processes else None
 
