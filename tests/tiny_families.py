@@ -66,7 +66,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 def _text(tokenizer: PreTrainedTokenizerBase, **more: object) -> dict[str, object]:
     return {
-        "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
         "initializer_range": 0.1, "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,

@@ -15,7 +15,8 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel, Proc
 from rbft_trl.errors import UserError
 
 PUBLISHED = Path(__file__).parent / "published"  # one file per base: its config.json as published, and its source
-NOT_IN_4BIT = ["visual", "model.visual", "lm_head"]  # tower and all mergers are inside `visual`
+# Tower and all mergers are inside `visual`; the gates of linear attention are one number per head and token.
+NOT_IN_4BIT = ["visual", "model.visual", "lm_head", "in_proj_a", "in_proj_b"]
 
 
 def published_config(name: str) -> PreTrainedConfig:

@@ -215,7 +215,7 @@ def sample(
         token = token.masked_fill(done, pad_id)
         written.append(token)
         done |= token == end_id
-        if done.all():
+        if done.all() or len(written) == max_new_tokens:
             break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         out = model(
