@@ -139,8 +139,7 @@ def budget_of(
     batch = at_once * training.gradient_accumulation_steps
     repeats = processes > 1 and not training.dataloader_drop_last  # accelerate gives all processes full batches
     per_epoch = len(train) // batch if training.dataloader_drop_last else -(-len(train) // batch)
-    shapes = [task.manifest[row["id"]]["shape"] for row in train]
-    tokens = collator.count_tokens(train, shapes)
+    tokens = collator.count_tokens(train, [task.manifest[row["id"]] for row in train])
     return {
         "rows": len(train),
         "batch": batch,

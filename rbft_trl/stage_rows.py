@@ -76,7 +76,7 @@ def check_lengths(rows: list[Row], collator: ClipCollator, manifest: dict[str, E
     """Refuses rows that are longer than `max_length`, before step 1: TRL's cut would remove video tokens."""
     if limit is None:
         return
-    lengths = collator.count_tokens(rows, [manifest[row["id"]]["shape"] for row in rows])
+    lengths = collator.count_tokens(rows, [manifest[row["id"]] for row in rows])
     too_long = [row["id"] for row, tokens in zip(rows, lengths, strict=True) if tokens > limit]
     if too_long:
         raise UserError(

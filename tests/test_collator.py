@@ -53,7 +53,8 @@ def test_the_clip_stands_where_the_prompt_says(collator: ClipCollator) -> None:
         video = other.processor.video_token_id
         assert found.count(video) == 16 and found.count(other.end_id) == 1
         assert other.tokenizer.decode(found) == whole.replace("<|video_pad|>", "<|video_pad|>" * 16)
-        assert other.count_tokens([row(target)], [(8, 56, 56)]) == [int(other([row(target)])["attention_mask"].sum())]
+        counted = other.count_tokens([row(target)], [{"shape": [8, 56, 56], "seconds": 2.0}])
+        assert counted == [int(other([row(target)])["attention_mask"].sum())]
     assert first == "<|im_end|> " and last.startswith("$video Names")
 
 
@@ -96,4 +97,5 @@ def test_rows_of_unlike_length_are_padded_and_masked(collator: ClipCollator) -> 
 
 def test_tokens_are_counted_from_the_header(collator: ClipCollator) -> None:
     rows = [row("label"), row("rationale"), row("rationale", label=None)]
-    assert collator.count_tokens(rows, [(8, 56, 56)] * 3) == [int(collator([r])["attention_mask"].sum()) for r in rows]
+    known = {"shape": [8, 56, 56], "seconds": 2.0}
+    assert collator.count_tokens(rows, [known] * 3) == [int(collator([r])["attention_mask"].sum()) for r in rows]

@@ -66,7 +66,7 @@ def test_the_text_enters_every_prompt_and_no_special_token_with_it(collator: Cli
         )
         assert collator.tokenizer.decode(told).count(TITLE) == 1 and len(told) > len(bare)
         assert (told == collator.end_id).sum() == (bare == collator.end_id).sum()
-    assert collator.count_tokens([row(target="label", context=TITLE)], [(8, 56, 56)]) == [
+    assert collator.count_tokens([row(target="label", context=TITLE)], [{"shape": [8, 56, 56], "seconds": 2.0}]) == [
         len(collator([row(target="label", context=TITLE)])["input_ids"][0])
     ]
 

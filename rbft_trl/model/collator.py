@@ -14,6 +14,7 @@ from transformers import ProcessorMixin
 
 from rbft_trl.data.task import CLIP_PLACE, TaskCard
 from rbft_trl.data.video import Clip, FrameSettings, read_row
+from rbft_trl.model.families import one_pair_of_marks, writes_time_stamps
 from rbft_trl.model.loading import frame_factor
 
 Row = dict[str, Any]
@@ -50,9 +51,11 @@ class ClipCollator:
         self.tokenizer = self.processor.tokenizer
         text = {"type": "text", "text": MARK}
         message = {"role": "user", "content": [text, {"type": "video"}, text]}
-        rendered = self.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+        rendered = self.processor.apply_chat_template(
+            [message], add_generation_prompt=True, tokenize=False, enable_thinking=False
+        )  # a label or a rationale follows at once, not a thought; templates without that switch ignore it
         opening, video, after = rendered.split(MARK)
-        self.before = opening + video
+        self.before = opening + one_pair_of_marks(self.processor, video)
         self.opening_ids = self.tokenizer(opening, add_special_tokens=False).input_ids
         self.after_ids = self.tokenizer(after, add_special_tokens=False).input_ids
         self.end_id = self.tokenizer.eos_token_id
@@ -87,18 +90,25 @@ class ClipCollator:
         sequences = [self.around(head, text) for head, text in zip(heads, texts, strict=True)]
         return batch | self._pad(sequences, side="left")
 
-    def count_tokens(self, rows: Sequence[Row], shapes: Sequence[Sequence[int]]) -> list[int]:
+    def count_tokens(self, rows: Sequence[Row], known: Sequence[dict[str, Any]]) -> list[int]:
         """Tokens of training rows, video and text together; nothing is decoded.
 
         Args:
             rows (`Sequence[Row]`): What would be trained.
-            shapes (`Sequence[Sequence[int]]`): Frames, height and width of each row's clip, from the manifest.
+            known (`Sequence[dict[str, Any]]`): The manifest's entry of each row's clip: its `shape` (frames, height
+                and width) and its `seconds` (time stamps of longer clips have more digits).
         """
-        heads = {shape: self._clips([{}], [_blank(shape)])[1][0] for shape in {tuple(shape) for shape in shapes}}
-        return [
-            len(self.around(heads[tuple(shape)], self.prompt_text(row))) + len(self.encode(self.answer_text(row))) + 1
-            for row, shape in zip(rows, shapes, strict=True)
-        ]
+        heads: dict[tuple[Any, ...], list[int]] = {}
+        counts = []
+        for row, clip in zip(rows, known, strict=True):
+            blank = _blank(clip["shape"], clip["seconds"])
+            stamps = blank.indices / blank.fps if writes_time_stamps(self.processor) else ()
+            key = (*clip["shape"], *(len(f"{time:.1f}") for time in stamps))
+            if key not in heads:
+                heads[key] = self._clips([{}], [blank])[1][0]
+            prompt = self.around(heads[key], self.prompt_text(row))
+            counts.append(len(prompt) + len(self.encode(self.answer_text(row))) + 1)
+        return counts
 
     def around(self, head: list[int], prompt: str) -> list[int]:
         """A whole prompt: the template's tokens with the clip (`head`), and the text around it."""
@@ -156,6 +166,9 @@ class ClipCollator:
         ids, mask = encoded.pop("input_ids"), encoded.pop("attention_mask").bool()
         self._type_of_video = int(encoded.pop("mm_token_type_ids").max())
         heads = [ids[i][mask[i]].tolist() for i in range(len(rows))]
+        features = encoded["video_grid_thw"].prod(-1) // self.processor.video_processor.merge_size**2
+        found = [head.count(self.processor.video_token_id) for head in heads]
+        assert found == features.tolist(), f"{found} placeholders for {features.tolist()} features of the tower"
         return dict(encoded), heads
 
     def read_row(self, row: Row) -> Clip:
@@ -175,11 +188,14 @@ class ClipCollator:
         return {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
 
 
-def _blank(shape: tuple[int, int, int]) -> Clip:
+def _blank(shape: Sequence[int], seconds: float) -> Clip:
     frames, height, width = shape
-    return Clip(np.zeros((frames, height, width, 3), np.uint8), np.arange(frames), 1.0, frames)
+    indices = np.linspace(0, seconds * 1000, frames).round().astype(np.int64)
+    return Clip(np.zeros((frames, height, width, 3), np.uint8), indices, 1000.0, int(indices[-1]) + 1)
 
 
 def metadata_of(clip: Clip) -> dict[str, Any]:
-    """What Qwen3-VL's processor writes its time stamps from; other families ignore it."""
-    return {"fps": clip.fps, "frames_indices": clip.indices.tolist(), "total_num_frames": clip.total_frames}
+    """What time stamps and seconds per frame pair are made of, in the families that use them. Time counts from the
+    clip's first frame, so that a part of a long file is the same clip as that part in a file of its own."""
+    indices = clip.indices - clip.indices[0]
+    return {"fps": clip.fps, "frames_indices": indices.tolist(), "total_num_frames": int(indices[-1]) + 1}

@@ -1,19 +1,22 @@
 """What differs between the families of bases: names of the parts, layers to wrap, positions, linear attention.
 
-Input: a model or a configuration. Output: facts, read from the model itself where it holds them.
+Input: a model, a processor or a configuration. Output: facts, read from these where they hold them.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from rbft_trl.errors import UserError
 
 PUBLISHED = Path(__file__).parent / "published"  # one file per base: its config.json as published, and its source
+# Tower and all mergers are inside `visual`; the gates of linear attention are one number per head and token.
+NOT_IN_4BIT = ["visual", "model.visual", "lm_head", "in_proj_a", "in_proj_b"]
 
 
 def published_config(name: str) -> PreTrainedConfig:
@@ -50,6 +53,54 @@ def layers_to_wrap(model: nn.Module) -> list[str]:
     names = sorted(present & set(model._no_split_modules))
     assert len(names) == 2, f"one class of decoder layers and one of tower blocks are expected, not {names}"
     return names
+
+
+def has_linear_attention(config: PreTrainedConfig) -> bool:
+    """Whether some layers of the language model keep a recurrent state instead of keys and values."""
+    return "linear_attention" in (getattr(config.get_text_config(), "layer_types", None) or ())
+
+
+def refuse_tree_masks(model: PreTrainedModel) -> None:
+    """Makes a forward stop that would leak between branches: transformers drops a 4-D mask, and the borders of packed
+    samples, on linear-attention layers without an error, and their states run on from one branch into the next.
+
+    Args:
+        model (`PreTrainedModel`): The base; one with attention layers alone is left as it is.
+    """
+
+    def check(_: nn.Module, __: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+        mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
+        four_rows = mask is None and positions is not None and positions.ndim == 3 and len(positions) == 4
+        if four_rows and bool((positions[0].diff(dim=-1) < 0).any()):
+            raise UserError(
+                "this base has linear-attention layers, whose state would leak between samples packed into one row; "
+                "give each sample a row of its own"
+            )
+        if isinstance(mask, torch.Tensor) and mask.ndim == 4:
+            raise UserError(
+                "this base has linear-attention layers, which ignore a 4-D mask, so branches would see each other; "
+                "give each branch a row of its own"
+            )
+
+    if has_linear_attention(model.config):
+        model.model.language_model.register_forward_pre_hook(check, with_kwargs=True)
+
+
+def writes_time_stamps(processor: ProcessorMixin) -> bool:
+    """Whether the processor writes the seconds, and start and end tokens, around every pair of frames."""
+    return hasattr(processor, "vision_start_token")
+
+
+def one_pair_of_marks(processor: ProcessorMixin, text: str) -> str:
+    """Takes the start and end token off the placeholder of a clip where the processor writes its own.
+
+    transformers from 5.12 replaces the bare placeholder and so leaves the template's pair around the processor's; at
+    the release of these models (4.57), and in vLLM, the whole of it was replaced (vllm#46817).
+    """
+    if not writes_time_stamps(processor):
+        return text
+    marked = processor.vision_start_token + processor.video_token + processor.vision_end_token
+    return text.replace(marked, processor.video_token)
 
 
 def next_position(model: nn.Module, lengths: torch.Tensor) -> torch.Tensor:

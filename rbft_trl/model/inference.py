@@ -1,9 +1,11 @@
 """Read a clip once: one prefill, then score every label from it, sample k rationales from it, or answer greedily.
 
 Scores are sums of token log-probabilities with the end token, over the trie of the labels' tokens in one forward
-(boolean 4-D mask, so sdpa in the language model); equal to naive full forwards to 1e-5 in fp32.
+(boolean 4-D mask, so sdpa in the language model), or one row per label on linear-attention layers, which ignore such
+a mask; equal to naive full forwards to 1e-5 in fp32.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,8 @@ from transformers.cache_utils import Cache
 from rbft_trl.data.video import Clip
 from rbft_trl.model.collator import ClipCollator, Row
 from rbft_trl.model.families import next_position
+
+ROWS_AT_ONCE = 32  # clips times labels in one forward, where each label needs a row and a state of its own
 
 
 @dataclass
@@ -36,6 +40,13 @@ class Prefill:
     features: torch.Tensor
     mask: torch.Tensor
     position: torch.Tensor
+
+    def repeat(self, times: int) -> None:
+        """`times` rows per clip, those of one clip together."""
+        rows = torch.arange(len(self.mask), device=self.mask.device).repeat_interleave(times)
+        self.cache.reorder_cache(rows)  # linear-attention layers know no other way to repeat rows
+        self.logits, self.features, self.mask = self.logits[rows], self.features[rows], self.mask[rows]
+        self.position = self.position[:, rows]
 
 
 @torch.no_grad()
@@ -96,7 +107,10 @@ class LabelTrie:
 
 @torch.no_grad()
 def score_labels(model: nn.Module, read: Prefill, trie: LabelTrie, *, how: str = "sum") -> torch.Tensor:
-    """Log-probability of every label, from one prefill and one forward over the trie; the cache is left as it was.
+    """Log-probability of every label from one prefill; the cache is left as it was.
+
+    One forward over the trie where all layers have attention; rows of `clips x labels` by the longest label where
+    some have linear attention.
 
     Args:
         model (`nn.Module`): The model that made `read`.
@@ -107,6 +121,12 @@ def score_labels(model: nn.Module, read: Prefill, trie: LabelTrie, *, how: str =
     Returns:
         `torch.Tensor` float32 `[B, C]`, in the order in which the labels were given.
     """
+    steps = _steps_by_rows(model, read, trie) if any(read.cache.is_linear) else _steps_by_trie(model, read, trie)
+    return torch.stack([(step.sum(0) if how == "sum" else step.mean(0)) for step in steps], dim=1)
+
+
+def _steps_by_trie(model: nn.Module, read: Prefill, trie: LabelTrie) -> list[torch.Tensor]:
+    """Per label, the log-probabilities of its tokens `[tokens, B]`, from one forward over the trie."""
     rows, length = read.mask.shape
     device, nodes = read.logits.device, len(trie.tokens)
     seen = torch.cat(
@@ -122,11 +142,38 @@ def score_labels(model: nn.Module, read: Prefill, trie: LabelTrie, *, how: str =
     read.cache.crop(-nodes)
     logits = torch.cat([out.logits.float(), read.logits[:, None]], dim=1)  # index -1: the prompt predicts
     logprobs = logits.log_softmax(-1)
-    scores = []
-    for path in trie.paths:
-        steps = torch.stack([logprobs[:, node, token] for node, token in path])
-        scores.append(steps.sum(0) if how == "sum" else steps.mean(0))
-    return torch.stack(scores, dim=1)
+    return [torch.stack([logprobs[:, node, token] for node, token in path]) for path in trie.paths]
+
+
+def _steps_by_rows(model: nn.Module, read: Prefill, trie: LabelTrie) -> list[torch.Tensor]:
+    """The same from one row per label, each on a copy of the cache: a forward overwrites a recurrent state."""
+    labels = [[token for _, token in path] for path in trie.paths]
+    at_once = max(1, ROWS_AT_ONCE // len(read.mask))
+    steps = []
+    for start in range(0, len(labels), at_once):
+        group = labels[start : start + at_once]
+        longest = max(len(label) for label in group)
+        filled = torch.tensor([label + label[-1:] * (longest - len(label)) for label in group])
+        branches = _repeated(read, len(group))
+        out = model(
+            input_ids=filled[:, :-1].repeat(len(read.mask), 1).to(read.logits.device),
+            attention_mask=torch.nn.functional.pad(branches.mask, (0, longest - 1), value=1),
+            position_ids=branches.position + torch.arange(longest - 1, device=read.logits.device),
+            past_key_values=branches.cache,
+            use_cache=True,
+        )
+        logprobs = torch.cat([branches.logits[:, None], out.logits.float()], dim=1).log_softmax(-1)
+        for number, label in enumerate(group):
+            own = logprobs[number :: len(group)]
+            steps.append(torch.stack([own[:, depth, token] for depth, token in enumerate(label)]))
+    return steps
+
+
+def _repeated(read: Prefill, times: int) -> Prefill:
+    """`times` rows per clip, those of one clip together; `read` stays as it is."""
+    branches = copy.deepcopy(read)
+    branches.repeat(times)
+    return branches
 
 
 @torch.no_grad()
@@ -150,11 +197,8 @@ def sample(
     Returns:
         `torch.Tensor` int64 `[B * num_samples, T]`, rows of one clip together, padded after the end token.
     """
-    if num_samples > 1:
-        read.cache.batch_repeat_interleave(num_samples)
-    repeat = {"repeats": num_samples, "dim": 0}
-    logits, mask = read.logits.repeat_interleave(**repeat), read.mask.repeat_interleave(**repeat)
-    position = read.position.repeat_interleave(num_samples, dim=1)
+    read.repeat(num_samples)
+    logits, mask, position = read.logits, read.mask, read.position
     generator = torch.Generator(device=logits.device).manual_seed(seed)
     warp = LogitsProcessorList()
     if temperature > 0:
@@ -171,7 +215,7 @@ def sample(
         token = token.masked_fill(done, pad_id)
         written.append(token)
         done |= token == end_id
-        if done.all():
+        if done.all() or len(written) == max_new_tokens:
             break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         out = model(

@@ -27,10 +27,14 @@ from rbft_trl.configs import PARTS, AdapterArguments, ModelArguments
 from rbft_trl.data.jsonl import read_json
 from rbft_trl.data.video import file_hash
 from rbft_trl.errors import UserError
-from rbft_trl.model.families import part_of, vision_tower
+from rbft_trl.model.families import NOT_IN_4BIT, has_linear_attention, part_of, refuse_tree_masks, vision_tower
 from rbft_trl.model.shards import size_of
 
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
+FOUR_BIT_LINEAR = (
+    "4-bit training of bases with linear-attention layers loses more than usual and is not recommended (Unsloth's "
+    "guide to Qwen3.5); write load_in_4bit: false, which trains a LoRA on bfloat16 weights"
+)
 NOT_OF_THE_BASE = ("made.json", "measured.json")
 # PEFT asks under a name that transformers 5.23 is about to drop; nothing that a user could change.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
@@ -141,10 +145,12 @@ def load_base(args: ModelArguments, *, device: torch.device | str) -> PreTrained
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
-            llm_int8_skip_modules=["visual", "model.visual", "lm_head"],
+            llm_int8_skip_modules=NOT_IN_4BIT,
         )
     try:
         config = AutoConfig.from_pretrained(args.model_name_or_path, revision=args.model_revision)
+        if args.load_in_4bit and has_linear_attention(config):
+            warnings.warn(f"load_in_4bit with '{args.model_name_or_path}': {FOUR_BIT_LINEAR}", stacklevel=2)
         model, found = AutoModelForImageTextToText.from_pretrained(
             args.model_name_or_path,
             revision=args.model_revision,
@@ -169,6 +175,7 @@ def load_base(args: ModelArguments, *, device: torch.device | str) -> PreTrained
         )
     quantised = [name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"]
     assert not any(part_of(name) != "llm" for name in quantised), "the tower must stay out of 4 bit (unsloth#1347)"
+    refuse_tree_masks(model)
     model.generation_config.do_sample = False
     return model
 
