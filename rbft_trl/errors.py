@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
-
 FROM_SETUP: dict[str, str] = {}  # option → the setup in which it stands, of the recipe that was read last
 
 

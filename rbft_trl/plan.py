@@ -197,8 +197,8 @@ def read_parent(
         del wanted["frames"]
         if parent["frames"] != same["frames"]:
             warnings.warn(
-                f"'{init}' was trained with frames = {parent['frames']}, this stage has {same['frames']}; taken, since "
-                "frames_may_differ is true",
+                f"'{init}' was trained with frames = {parent['frames']}, this stage has {same['frames']}; "
+                "taken, since frames_may_differ is true",
                 stacklevel=2,
             )
     check_same(parent, init, task.card, **wanted)

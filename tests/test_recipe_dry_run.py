@@ -1,4 +1,4 @@
-"""Every recipe with every setup is run for two steps on a CPU: what is overridden is listed here, all else is as written.
+"""Every recipe with every setup is run for two steps on a CPU: what is overridden is listed here, and nothing else.
 
 The files themselves are run, from another directory, so that what one stage writes the next one reads as it says.
 """
@@ -14,7 +14,7 @@ from rbft_trl import rationales, sft
 from rbft_trl.data.jsonl import read_json
 from tests.helpers import REPOSITORY
 
-# What a CPU, a tiny model and a few clips cannot do or need not do; `task` and `model_name_or_path` are those of the test.
+# What a CPU, a tiny model and a few clips cannot do or need not do; card and base are those of the test.
 ALWAYS = {"attn_implementation": "sdpa", "min_pixels": 56 * 56, "max_pixels": 56 * 56, "use_cpu": "true"}
 TRAINING = {"max_steps": 2, "per_device_train_batch_size": 2}
 STAGE0 = {"max_new_tokens": 8, "checks": "none"}  # the tiny model writes noise

@@ -1,4 +1,4 @@
-"""Every YAML file in recipes/ is read by the entry that its header names, with every setup and every base it is for."""
+"""Every recipe is read by the entry that its header names, with every setup and every base that this is for."""
 
 import importlib
 import itertools

@@ -43,7 +43,7 @@ TRANSFORMERS_4 = """
     include_tokens_per_second include_num_input_tokens_seen neftune_noise_alpha optim_target_modules
     batch_eval_metrics eval_on_start use_liger_kernel liger_kernel_config eval_use_gather_object
     average_tokens_across_devices
-""".split()
+"""
 # SFTConfig, ModelConfig and ScriptArguments of TRL 0.7 to 0.29, arguments of its trainers, and what recipes of
 # alignment-handbook and open-r1 hold beside them.
 TRL_0 = """
@@ -60,10 +60,10 @@ TRL_0 = """
     dataset_mixture gradient_checkpointing_use_reentrant ignore_bias_buffers dataset_mixer dataset_splits
     dataset_configs preprocessing_num_workers tokenizer_name_or_path tokenizer_revision truncation_side
     auto_insert_empty_system_msg chat_template system_prompt
-""".split()
+"""
 
 
-@pytest.mark.parametrize("key", sorted({*TRANSFORMERS_4, *TRL_0} - KNOWN.keys()))
+@pytest.mark.parametrize("key", sorted({*TRANSFORMERS_4.split(), *TRL_0.split()} - KNOWN.keys()))
 def test_a_key_of_older_recipes_is_renamed_or_gone(key: str) -> None:
     assert (key in RENAMED) != (key in GONE)
 
