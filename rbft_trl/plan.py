@@ -169,9 +169,7 @@ def check_push(base: ModelArguments, adapters: AdapterArguments, training: Train
         raise UserError("push_to_hub is true but there is no token; run `hf auth login`, or set HF_TOKEN")
 
 
-def read_parent(
-    init: Path, task: Task, same: dict[str, Any], *, frames_may_differ: bool = False
-) -> dict[str, Any]:
+def read_parent(init: Path, task: Task, same: dict[str, Any], *, frames_may_differ: bool = False) -> dict[str, Any]:
     """The record of the stage that this one starts from, if it fits.
 
     Raises:

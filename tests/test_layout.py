@@ -27,7 +27,7 @@ ALLOWED = {
     "data": {"errors", "yaml_file"},
     "renamed": set(),
     "options": {"errors", "renamed"},
-    "setups": {"errors", "yaml_file", "options", "configs", "training_config"},
+    "setups": {"errors", "yaml_file", "options", "configs", *CONFIGS},
     "recipe": {"errors", "yaml_file", "options", "setups"},
     "configs": {"errors", "data"},
     "engines": {"errors"},

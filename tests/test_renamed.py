@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from rbft_trl import configs, training_config
+from rbft_trl import configs, rationale_config, training_config
 from rbft_trl.errors import UserError
 from rbft_trl.options import options_of
 from rbft_trl.recipe import parse_recipe
@@ -12,7 +12,7 @@ from rbft_trl.renamed import GONE, RENAMED
 
 GROUPS = [
     cls
-    for module in (configs, training_config)
+    for module in (configs, rationale_config, training_config)
     for cls in vars(module).values()
     if isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__
 ]

@@ -1,7 +1,6 @@
 """What a setup gives to a recipe, which line wins, and that each mistake names the file in which it stands."""
 
 import dataclasses
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,10 @@ import pytest
 import yaml
 
 from rbft_trl import compare, rationales, sft
-from rbft_trl.configs import CompareArguments, DataArguments, EvalArguments, ModelArguments, RationaleArguments
-from rbft_trl.errors import UserError
+from rbft_trl.configs import CompareArguments, DataArguments, EvalArguments, ModelArguments
+from rbft_trl.errors import UserError, run_entry
 from rbft_trl.plan import OPTIONS
+from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.setups import OF_ONE_STAGE, read_setup
 from tests.helpers import REPOSITORY, toy_recipe
@@ -144,17 +144,24 @@ def test_a_setup_that_is_not_there_is_told_with_the_recipe(tmp_path: Path, setup
     assert message.startswith(f"{recipe}: the setup {setup!r} is no file") and "setups/qlora_24gb.yaml" in message
 
 
-def test_what_is_found_after_parsing_names_the_setup_too(tmp_path: Path, toy_set: tuple, smoke_base: Path) -> None:
-    """By the real command: the recipe was read long ago when the plan finds that a rate has no part to train."""
+def test_what_is_found_after_parsing_names_the_setup_too(
+    tmp_path: Path,
+    toy_set: tuple,
+    smoke_base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The recipe was read long ago when the plan finds that a rate has no part to train."""
     recipe = Path(toy_recipe("direct", tmp_path, toy_set[0], smoke_base, train_parts=["llm"]))
     setup = tmp_path / "s.yaml"
     shared = yaml.safe_load((REPOSITORY / "recipes/toy/setup.yaml").read_text(encoding="utf-8"))
     setup.write_text(yaml.safe_dump(shared | {"learning_rate_vision": 1e-4}), encoding="utf-8")
     recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"setup": "s.yaml"}), encoding="utf-8")
-    command = [sys.executable, str(REPOSITORY / "rbft_trl/sft.py"), str(recipe)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 2
-    assert f"error: {recipe}: {setup}: learning_rate_vision is set but train_parts" in done.stderr
+    monkeypatch.setattr(sys, "argv", ["sft.py", str(recipe)])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        run_entry(sft.main)
+    assert f"error: {recipe}: {setup}: learning_rate_vision is set but train_parts" in capsys.readouterr().err
 
 
 def test_frames_may_differ_is_asked_for(toy_set: tuple, smoke_base: Path, tmp_path: Path) -> None:
