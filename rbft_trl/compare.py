@@ -38,7 +38,7 @@ from rbft_trl.training_config import TrainingConfig
 # What stage 1, stage 2 and direct SFT must share so that a step means the same; rates and parts are each arm's own.
 MATCHED = ("per_device_train_batch_size", "gradient_accumulation_steps", "use_peft", "lora_r", "lora_alpha")
 MATCHED += ("lora_dropout", "optim")
-SAME_CLIPS = ("shots", "definitions", "num_frames", "fps", "max_frames", "min_pixels", "max_pixels")
+SAME_CLIPS = ("task", "shots", "definitions", "num_frames", "fps", "max_frames", "min_pixels", "max_pixels")
 SAME_CLIPS += ("min_decodable", "on_bad_clip")
 ARMS = {
     "zero_shot": "the base as it is",
@@ -94,7 +94,7 @@ def check(args: CompareArguments) -> None:
     training = (AdapterArguments, StageArguments, TrainingConfig)
     own = {"stage1": training, "stage2": training, "direct": training}
     own |= {"rationales": (RationaleArguments,), "eval": (EvalArguments,)}
-    seen = {key: parse_recipe([getattr(args, key)], DataArguments, ModelArguments, *own[key]) for key in own}
+    seen = {key: _read(args, key, *own[key]) for key in own}
     for key, (data, base, *_) in seen.items():
         for name in SAME_CLIPS:
             if getattr(data, name) != getattr(seen["eval"][0], name):
@@ -107,6 +107,16 @@ def check(args: CompareArguments) -> None:
                     f"'{name}' is {getattr(base, name)} in {getattr(args, key)} and differs in {args.eval}"
                 )
     check_arms(args, seen)
+
+
+def _read(args: CompareArguments, key: str, *groups: type) -> tuple[Any, ...]:
+    return parse_recipe([getattr(args, key), *shared(args)], DataArguments, ModelArguments, *groups)
+
+
+def shared(args: CompareArguments) -> list[str]:
+    """What the comparison overrides in every recipe."""
+    given = {"--task": args.task, "--setup": args.setup}
+    return [word for key, value in given.items() if value for word in (key, value)]
 
 
 def check_arms(args: CompareArguments, seen: dict[str, Any]) -> None:
@@ -150,8 +160,7 @@ class Comparison:
 
     def __init__(self, args: CompareArguments) -> None:
         self.args, self.out = args, Path(args.output_dir)
-        self.data, self.base, self.eval = parse_recipe([args.eval], DataArguments, ModelArguments, EvalArguments)
-        self.data.task = args.task
+        self.data, self.base, self.eval = _read(args, "eval", EvalArguments)
         self.data.shots, shots = None, self.data.shots
         self.task = open_task(self.data, self.base)
         self.data.shots, self.card = shots, self.task.card
@@ -215,7 +224,7 @@ class Comparison:
 
     def _draw(self, draw: int) -> list[str]:
         drawn = ["--draw", str(draw)] if self.data.shots else []  # without shots every draw has all labels
-        return ["--task", self.args.task, *drawn]
+        return [*shared(self.args), *drawn]
 
     def _train(self, recipe: str, folder: Path, draw: int, *overrides: str) -> dict[str, Any]:
         own = ["--seed", str(draw), "--output_dir", str(folder), "--resume_from_checkpoint", "true"]

@@ -141,6 +141,7 @@ class StageArguments:
         choices=["none", "sampler", "weights"],
     )
     label_in_prompt: bool = option(False, "Show the gold label in the student's prompt, as the authors' data do.")
+    frames_may_differ: bool = option(False, "Start from a stage 1 that saw other frames, as in RB-FT's paper; warns.")
 
     def __post_init__(self) -> None:
         if self.target is None:
@@ -155,6 +156,8 @@ class StageArguments:
             raise UserError("'rationales' is set but target 'label' reads none; leave it out or choose another target")
         if self.label_in_prompt and self.target != "rationale":
             raise UserError(f"'label_in_prompt' is only for target 'rationale', not '{self.target}'; leave it out")
+        if self.frames_may_differ and self.init == "base":
+            raise UserError("'frames_may_differ' is true but init is base, which has seen no frames; leave it out")
 
 
 @dataclass
@@ -218,7 +221,8 @@ class CompareArguments:
     """Arms x draws: which recipes make an arm, and what is compared."""
 
     output_dir: str = option("", "Folder for the cells, comparison.json and report.html.", output=True)
-    task: str = option("", "Task card shared by every arm.", path=True)
+    task: str = option("", "Task card of every arm, instead of the one that the recipes name.", path=True)
+    setup: str | None = option(None, "Setup of every stage, instead of the one that its recipe names.", path=True)
     rationales: str = option("", "Recipe of stage 0.", path=True)
     stage1: str = option("", "Recipe of stage 1.", path=True)
     stage2: str = option("", "Recipe of stage 2.", path=True)
@@ -232,7 +236,7 @@ class CompareArguments:
     note: str = option("", "One sentence printed under the table and in the report.")
 
     def __post_init__(self) -> None:
-        for key in ("output_dir", "task", "rationales", "stage1", "stage2", "direct", "eval"):
+        for key in ("output_dir", "rationales", "stage1", "stage2", "direct", "eval"):
             if not getattr(self, key):
                 raise UserError(f"'{key}' is missing in the comparison; recipes/toy/compare.yaml shows what it is for")
         if self.seeds < 1:

@@ -7,6 +7,7 @@ import difflib
 import errno
 import multiprocessing
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from rbft_trl.stopping import EXIT_CODE, Stopped, follow_launcher
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+FROM_SETUP: dict[str, str] = {}  # option → the setup in which it stands, of the recipe that was read last
 
 
 class UserError(ValueError):
@@ -29,6 +31,16 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 def quoted(names: Sequence[str], *, most: int = 3) -> str:
     """Returns `"'a', 'b', 'c'"`: the first of a list of names, for a message."""
     return ", ".join(f"'{name}'" for name in names[:most])
+
+
+def place_of(message: str) -> str | None:
+    """The setup, if the first option that a message names stands there and not in the recipe."""
+    found = []
+    for key, file in FROM_SETUP.items():
+        plain = rf"|\b{key}\b" if "_" in key else rf"|\b{key}(?= is | holds | ')"  # 'task' may be just a word
+        if match := re.search(rf"'{key}'{plain}", message):
+            found.append((match.start(), file))
+    return min(found)[1] if found else None
 
 
 def run_entry(main: Callable[[list[str]], object]) -> None:
@@ -53,6 +65,8 @@ def run_entry(main: Callable[[list[str]], object]) -> None:
     except UserError as error:
         recipe = next((word.rpartition("=")[2] for word in sys.argv[1:] if word.endswith((".yaml", ".yml"))), "")
         place = f"{recipe}: " if recipe and recipe not in str(error) else ""
+        if (setup := place_of(str(error))) and setup not in str(error):
+            place += f"{setup}: "
         print(f"error: {place}{error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:

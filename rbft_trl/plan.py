@@ -5,6 +5,7 @@ Input: the options of a recipe. Output: a `Plan`, for rbft_trl/sft.py to train a
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def make_plan(
         if is_hub_id(stage.init):
             folder = find_checkpoint(stage.init)
             stage.init = f"{stage.init.partition('@')[0]}@{folder.name}"  # the Hub's cache: snapshots/<commit>
-        parent = read_parent(folder, task, same)
+        parent = read_parent(folder, task, same, frames_may_differ=stage.frames_may_differ)
     check_stage0(stage, card, same)
     train = training_rows(task, stage)
     if stage.class_balance == "weights":
@@ -168,7 +169,7 @@ def check_push(base: ModelArguments, adapters: AdapterArguments, training: Train
         raise UserError("push_to_hub is true but there is no token; run `hf auth login`, or set HF_TOKEN")
 
 
-def read_parent(init: Path, task: Task, same: dict[str, Any]) -> dict[str, Any]:
+def read_parent(init: Path, task: Task, same: dict[str, Any], *, frames_may_differ: bool = False) -> dict[str, Any]:
     """The record of the stage that this one starts from, if it fits.
 
     Raises:
@@ -189,7 +190,16 @@ def read_parent(init: Path, task: Task, same: dict[str, Any]) -> dict[str, Any]:
         raise UserError(
             f"train_parts holds '{more[0]}' but '{init}' was trained on {trained}; train it there too, or leave it out"
         )
-    check_same(parent, init, task.card, **same | {"adapters": adapters | {"train_parts": trained}})
+    wanted = same | {"adapters": adapters | {"train_parts": trained}}
+    if frames_may_differ:
+        del wanted["frames"]
+        if parent["frames"] != same["frames"]:
+            warnings.warn(
+                f"'{init}' was trained with frames = {parent['frames']}, this stage has {same['frames']}; "
+                "taken, since frames_may_differ is true",
+                stacklevel=2,
+            )
+    check_same(parent, init, task.card, **wanted)
     check_unseen(parent, init, task.rows, task.manifest, "validation")
     check_unseen(parent, init, task.rows, task.manifest, "test")
     return parent

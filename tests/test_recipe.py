@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rbft_trl import configs, training_config
 from rbft_trl.configs import option
 from rbft_trl.errors import UserError
-from rbft_trl.recipe import RENAMED, parse_recipe, split_argv
+from rbft_trl.recipe import parse_recipe, split_argv
 
 OWN = [
     cls
@@ -207,28 +207,48 @@ def test_the_checks_of_a_group_name_the_recipe_and_the_command_line(recipe: Call
 
 
 class TestPaths:
+    """Of a file: from its folder, or one of the two above it. Of the command line: from the current folder."""
+
     @pytest.fixture
     def tree(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "repo/recipes/toy").mkdir(parents=True)
         (tmp_path / "elsewhere").mkdir()
-        for name in ("repo/there.txt", "elsewhere/here.txt", "repo/recipes/toy/beside.txt"):
+        for name in ("there", "recipes/above", "recipes/toy/beside", "recipes/both", "recipes/toy/both"):
+            (tmp_path / f"repo/{name}.txt").touch()
+        for name in ("far.txt", "elsewhere/here.txt"):
             (tmp_path / name).touch()
         monkeypatch.chdir(tmp_path / "elsewhere")
         return tmp_path
 
     def place(self, tree: Path, value: str, recipe: str = "repo/recipes/toy/x.yaml") -> str | None:
+        (tree / recipe).parent.mkdir(parents=True, exist_ok=True)
         (tree / recipe).write_text(yaml.safe_dump({"place": value, "name": value}), encoding="utf-8")
         args = small(str(tree / recipe))
         assert args.name == value, "only options that are paths are touched"
         return args.place
 
-    def test_start_above_the_recipes_folder_from_any_directory(self, tree: Path) -> None:
-        assert self.place(tree, "there.txt") == str(tree / "repo/there.txt")
-        assert small("../repo/recipes/toy/x.yaml").place == str(tree / "repo/there.txt")
+    @pytest.mark.parametrize(
+        ("value", "found"),
+        [
+            ("beside.txt", "recipes/toy/beside.txt"),
+            ("above.txt", "recipes/above.txt"),
+            ("there.txt", "there.txt"),
+            ("recipes/above.txt", "recipes/above.txt"),
+            ("both.txt", "recipes/toy/both.txt"),
+        ],
+    )
+    def test_start_at_the_file_or_above_it_from_any_directory(self, tree: Path, value: str, found: str) -> None:
+        assert self.place(tree, value) == str(tree / "repo" / found)
+        assert small("../repo/recipes/toy/x.yaml").place == str(tree / "repo" / found)
 
-    @pytest.mark.parametrize("value", ["here.txt", "beside.txt", "Qwen/Qwen2-VL-2B-Instruct", "base"])
+    @pytest.mark.parametrize("value", ["here.txt", "far.txt", "Qwen/Qwen2-VL-2B-Instruct", "base"])
     def test_stay_as_they_are_if_nothing_is_there(self, tree: Path, value: str) -> None:
         assert self.place(tree, value) == value
+
+    def test_of_a_folder_with_another_name_are_found_alike(self, tree: Path) -> None:
+        (tree / "repo/recipes").rename(tree / "repo/mine")
+        assert self.place(tree, "above.txt", "repo/mine/toy/x.yaml") == str(tree / "repo/mine/above.txt")
+        assert self.place(tree, "there.txt", "repo/mine/toy/x.yaml") == str(tree / "repo/there.txt")
 
     def test_the_word_base_is_no_path(self, tree: Path) -> None:
         (tree / "repo/base").mkdir()
@@ -236,9 +256,6 @@ class TestPaths:
 
     def test_absolute_ones_stay(self, tree: Path) -> None:
         assert self.place(tree, str(tree / "elsewhere/here.txt")) == str(tree / "elsewhere/here.txt")
-
-    def test_of_a_recipe_elsewhere_start_here(self, tree: Path) -> None:
-        assert Path(self.place(tree, "here.txt", "x.yaml") or "").resolve() == tree / "elsewhere/here.txt"
 
     def test_of_the_command_line_start_here(self, tree: Path) -> None:
         self.place(tree, "there.txt")
@@ -258,12 +275,3 @@ def test_help_lists_every_own_option_and_ends_well(word: str, capsys: pytest.Cap
     shown = capsys.readouterr().out if ended.value.code == 0 else ""
     for spec in [*dataclasses.fields(Small), *dataclasses.fields(Other)]:
         assert spec.name in shown and spec.metadata["help"] in shown
-
-
-@pytest.mark.parametrize("old", RENAMED)
-def test_renamed_keys_lead_to_a_key_that_exists(old: str) -> None:
-    known = {spec.name for cls in OWN for spec in dataclasses.fields(cls)}
-    new = RENAMED[old].split()[0]
-    assert new in known and new not in RENAMED
-    with pytest.raises(UserError, match=f"the key '{old}' is now called {new}"):
-        parse_recipe([f"--{old}=1"], *OWN)
