@@ -3,12 +3,14 @@
 Input: a function of one item, and items. Output: results in order, or why there is none.
 """
 
+import itertools
 import multiprocessing
 import os
 import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, CancelledError
 from concurrent.futures import TimeoutError as TookTooLong
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,12 @@ from pebble import ProcessExpired, ProcessPool
 
 SECONDS = 7.0  # per item; to kill a child takes up to 3 more
 GIGABYTES = 2.0  # per child, beyond what it has mapped when it starts
+MOST_POOLS = 10  # that may break in one run before it is given up
 AHEAD = 4  # items in flight per child
+
+
+class PoolBroke(RuntimeError):
+    """A child was killed from outside while it held what all children share; its clip is not to blame."""
 
 
 class ChildError(Exception):
@@ -44,25 +51,57 @@ def in_children(
         died.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    source, begun = iter(items), deque()
+    for pools_left in reversed(range(MOST_POOLS)):
+        try:
+            yield from _one_pool(work, source, begun, workers or cores, seconds)
+            return
+        except PoolBroke:
+            if pools_left == 0:
+                raise
+
+
+def _one_pool(
+    work: Callable[[Any], Any], source: Iterator[Any], begun: deque[Any], workers: int, seconds: float
+) -> Iterator[Any]:
+    """Results of what an earlier pool left in `begun`, then of `source`; items stay in `begun` until they are done."""
     # Forked, as torch's own loaders are: a fresh interpreter would import the whole entry again.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPool(workers or cores, initializer=_begin, context=context) as pool:
+    with ProcessPool(workers, initializer=_begin, context=context) as pool:
         pending: deque[Any] = deque()
         try:
-            for item in items:
-                pending.append(pool.schedule(work, args=[item], timeout=seconds))
-                if len(pending) >= AHEAD * (workers or cores):
-                    yield _result(pending.popleft(), seconds)
-            while pending:
-                yield _result(pending.popleft(), seconds)
+            for item in begun:
+                pending.append(_schedule(pool, work, item, seconds))
+            while True:
+                for item in itertools.islice(source, AHEAD * workers - len(pending)):
+                    begun.append(item)
+                    pending.append(_schedule(pool, work, item, seconds))
+                if not pending:
+                    return
+                result = _result(pending[0], seconds)
+                pending.popleft()
+                begun.popleft()
+                yield result
+        except PoolBroke:
+            pool.stop()
+            raise
         finally:
             for future in pending:
                 future.cancel()
 
 
+def _schedule(pool: ProcessPool, work: Callable[[Any], Any], item: Any, seconds: float) -> Any:
+    try:
+        return pool.schedule(work, args=[item], timeout=seconds)
+    except RuntimeError as error:  # of the pool: the work has not begun
+        raise PoolBroke(str(error)) from error
+
+
 def _result(future: Any, seconds: float) -> Any:
     try:
         return future.result()
+    except (BrokenExecutor, CancelledError) as error:
+        raise PoolBroke(str(error)) from error
     except TookTooLong:
         return ChildError("too_long", f"reading it took more than {seconds:g} s; cut it into parts, or convert it")
     except ProcessExpired as error:

@@ -136,10 +136,11 @@ def readers_told() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader" not in str(error):
+    except (RuntimeError, EOFError, ConnectionError) as error:  # the last two: it died while it handed over a batch
+        if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
             raise
+        what = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"a process that reads clips was killed or hangs ({str(error).splitlines()[0]}); look for a clip or disk "
-            "that does not answer, or too little memory, then go on with --resume_from_checkpoint true"
+            f"a process that reads clips was killed or hangs ({what}); look for a clip or disk that does not answer, "
+            "or too little memory, then go on with --resume_from_checkpoint true"
         ) from error
