@@ -13,9 +13,10 @@ from rbft_trl import eval as evaluation
 from rbft_trl import rationales, sft
 from rbft_trl.data.jsonl import read_json
 from tests.helpers import REPOSITORY
+from tests.tiny_families import FAMILIES, tiny_base
 
 # What a CPU, a tiny model and a few clips cannot do or need not do; card and base are those of the test.
-ALWAYS = {"attn_implementation": "sdpa", "min_pixels": 56 * 56, "max_pixels": 56 * 56, "use_cpu": "true"}
+ALWAYS = {"attn_implementation": "sdpa", "min_pixels": 56 * 56, "max_pixels": 64 * 64, "use_cpu": "true"}
 TRAINING = {"max_steps": 2, "per_device_train_batch_size": 2}
 STAGE0 = {"max_new_tokens": 8, "checks": "none"}  # the tiny model writes noise
 FEW_CLIPS = {"shots": 2}  # where a setup draws more clips per class than the test has
@@ -29,41 +30,56 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 MAINS = {"rationales": rationales.main, "eval": evaluation.main}
 
 SETUPS = sorted(path.stem for path in (REPOSITORY / "recipes/setups").glob("*.yaml"))
-CHAINS = [("recipes", setup) for setup in SETUPS] + [("recipes/rbft_paper", None), ("recipes/toy", None)]
-Run = Callable[[str], Any]
+FOLDERS = [("recipes", setup) for setup in SETUPS] + [("recipes/rbft_paper", None), ("recipes/toy", None)]
+# Each family trains in one of them at least; every family in every one that is for it is marked slow.
+FIRST = {
+    ("recipes", "qlora_24gb"): "qwen3_vl",
+    ("recipes", "lora_80gb"): "qwen3_5",
+    ("recipes", "full_8gpu"): "qwen2_vl",
+}
+FIRST |= {("recipes/rbft_paper", None): "qwen2_5_vl", ("recipes/toy", None): "qwen2_vl"}
+CHAINS = [
+    pytest.param(*place, family, marks=() if family == FIRST[place] else pytest.mark.slow)
+    for place in FOLDERS
+    for family in ((FIRST[place],) if place[1] is None else FAMILIES)
+    if (place[1], family) != ("qlora_24gb", "qwen3_5")  # not recommended in 4 bit
+]
 
 
 def test_every_recipe_is_run() -> None:
-    folders = {REPOSITORY / folder for folder, _ in CHAINS}
+    folders = {REPOSITORY / folder for folder, _ in FOLDERS}
     found = {path for path in (REPOSITORY / "recipes").rglob("*.yaml") if path.parent.name not in ("setups", "tasks")}
     assert {path.parent for path in found} == folders
     assert {path.stem for path in found} == {*OVERRIDES, "setup", "compare"}
 
 
-@pytest.fixture(params=CHAINS, ids=lambda chain: chain[1] or Path(chain[0]).name)
-def chain(
-    request: pytest.FixtureRequest,
+@pytest.fixture(scope="module")
+def bases(smoke_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The tiny base of a family, made when it is first asked for."""
+    folder = tmp_path_factory.mktemp("bases")
+    return lambda family: folder / family if (folder / family).exists() else tiny_base(family, folder, smoke_base)
+
+
+@pytest.mark.parametrize(("folder", "setup", "family"), CHAINS)
+def test_the_recipes_run_one_after_the_other(
+    folder: str,
+    setup: str | None,
+    family: str,
     toy_set: tuple[Path, Path],
-    smoke_base: Path,
+    bases: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> tuple[str, Run]:
-    """The name of a setup, and a function that runs the recipe of a stage with it."""
-    folder, setup = request.param
+) -> None:
     monkeypatch.chdir(tmp_path)
+    name, base = setup or Path(folder).name, bases(family)
 
     def run(name: str) -> Any:
-        changes = OVERRIDES[name] | {"task": toy_set[0], "model_name_or_path": smoke_base}
+        changes = OVERRIDES[name] | {"task": toy_set[0], "model_name_or_path": base}
         changes |= FEW_CLIPS if folder == "recipes/toy" else {}
         changes |= {"setup": REPOSITORY / f"recipes/setups/{setup}.yaml"} if setup else {}
         words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
         return MAINS.get(name, sft.main)([str(REPOSITORY / folder / f"{name}.yaml"), *words])
 
-    return setup or Path(folder).name, run
-
-
-def test_the_recipes_run_one_after_the_other(chain: tuple[str, Run]) -> None:
-    name, run = chain
     samples = run("rationales")
     numbers = {"rbft_paper": {0}, "toy": {0, 1}}.get(name, {0, 1, 2, 3})  # blind samples, then hinted ones
     assert {sample["sample"] for sample in samples} == numbers
