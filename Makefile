@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 	$(RUN) rbft_trl/compare.py recipes/toy/compare.yaml --seeds $(SEEDS)
 
 test: $(VENV)/.installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 test-all: $(VENV)/.installed
 	$(RUN) -m pytest -m "slow or not slow"
