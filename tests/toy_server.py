@@ -116,6 +116,8 @@ def handler(toy: Toy) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             if self.path == "/log":
                 self.reply(200, {"requests": toy.requests, "most": toy.most})
+            elif self.path != "/v1/models":
+                self.reply(200, {"object": "something else"})
             elif self.allowed():
                 self.reply(200, {"object": "list", "data": [{"id": name} for name in toy.script["models"]]})
 
@@ -135,6 +137,7 @@ def handler(toy: Toy) -> type[BaseHTTPRequestHandler]:
 
         def chat(self, asked: dict[str, Any]) -> None:
             seen = {key: asked[key] for key in ("seed", "n", "temperature", "top_k", "media_io_kwargs")}
+            seen["time"] = time.time()
             with toy.counting:
                 toy.requests.append(seen)
                 fault = toy.script["faults"].get(str(len(toy.requests) - 1), "")
