@@ -52,8 +52,8 @@ class ClipCollator:
         text = {"type": "text", "text": MARK}
         message = {"role": "user", "content": [text, {"type": "video"}, text]}
         rendered = self.processor.apply_chat_template(
-            [message], add_generation_prompt=True, tokenize=False, enable_thinking=False
-        )  # a label or a rationale follows at once, not a thought; templates without that switch ignore it
+            [message], add_generation_prompt=True, tokenize=False, **_no_thought(self.processor)
+        )
         opening, video, after = rendered.split(MARK)
         self.before = opening + one_pair_of_marks(self.processor, video)
         self.opening_ids = self.tokenizer(opening, add_special_tokens=False).input_ids
@@ -186,6 +186,11 @@ class ClipCollator:
             mask[i, place] = 1
         types = (ids == self.processor.video_token_id).long() * self._type_of_video
         return {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
+
+
+def _no_thought(processor: ProcessorMixin) -> dict[str, bool]:
+    """A label or a rationale follows the prompt at once; transformers warns of switches that a template lacks."""
+    return {"enable_thinking": False} if "enable_thinking" in str(processor.chat_template) else {}
 
 
 def _blank(shape: Sequence[int], seconds: float) -> Clip:
