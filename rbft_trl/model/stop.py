@@ -43,10 +43,10 @@ def ending(accelerator: Accelerator) -> Iterator[None]:
 
 
 class SetEpoch(TrainerCallback):
-    """Tells the sampler its epoch. Upstream does not reach it after a resume within an epoch on two or more processes.
+    """Tells `WeightedSampler` its epoch, which upstream does not after a resume within one, on two or more processes.
 
-    There the batches to skip and the processes' shards are two wrappers around the sampler, and accelerate 1.15 looks
-    through one: the rest of the epoch would be drawn in the order of epoch 0, some clips twice and others never.
+    There the batches to skip and the processes' shards are two wrappers around a sampler of ours, and accelerate 1.15
+    looks through one: the rest of the epoch would be drawn in the order of epoch 0.
     """
 
     def on_epoch_begin(
