@@ -4,6 +4,7 @@ Input: a key and a value, from a recipe, a setup or the command line. Output: th
 """
 
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Sequence
@@ -61,7 +62,8 @@ def anchored(value: Any, file: Path) -> Any:
     something is there, so that a folder of recipes can be copied and run from anywhere; else (a Hub id) as it is."""
     if not isinstance(value, str) or value in ("", "base"):
         return value
-    found = (folder / value for folder in list(file.resolve().parents)[:FOLDERS])
+    # Not resolved: in the Hub's cache a file is a link to a blob that lies elsewhere.
+    found = (folder / value for folder in list(Path(os.path.abspath(file)).parents)[:FOLDERS])
     return next((str(path) for path in found if path.exists()), value)
 
 

@@ -126,7 +126,6 @@ class BatchLog:
     def __init__(self, path: Path, settings: dict[str, Any], *, rank: int) -> None:
         self.path, self.settings = Path(path), settings
         self.part = self.path.with_name(f"{self.path.name}.rank{rank}.part")
-        self.begun = False
 
     def load(self) -> dict[int, list[dict[str, Any]]]:
         """Rows of every finished batch, by batch number, over the parts of all ranks."""
@@ -145,9 +144,8 @@ class BatchLog:
         """Adds one finished batch and waits until it is on the disk."""
         self.part.parent.mkdir(parents=True, exist_ok=True)
         fresh = not self.part.exists()
-        if not fresh and not self.begun:  # later lines are our own, and whole
+        if not fresh:
             _cut_half_line(self.part)
-        self.begun = True
         with self.part.open("a", encoding="utf-8", errors="backslashreplace") as stream:
             if fresh or self.part.stat().st_size == 0:
                 stream.write(json.dumps({"settings": self.settings}) + "\n")
@@ -183,7 +181,10 @@ class BatchLog:
 
 
 def _cut_half_line(part: Path) -> None:
-    data = part.read_bytes()
-    if data and not data.endswith(b"\n"):
-        with part.open("r+b") as stream:
-            stream.truncate(data.rfind(b"\n") + 1)
+    with part.open("r+b") as stream:
+        if not stream.seek(0, os.SEEK_END):
+            return
+        stream.seek(-1, os.SEEK_END)  # the last byte tells; the whole of a long log is read only after a kill
+        if stream.read(1) != b"\n":
+            stream.seek(0)
+            stream.truncate(stream.read().rfind(b"\n") + 1)
