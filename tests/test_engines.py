@@ -156,15 +156,17 @@ def test_parts_with_rates_of_their_own_and_whole_weights_equal_one_process(
 
 @pytest.mark.slow
 @COMPILES
-@pytest.mark.parametrize("name", ["multi_gpu", "zero2"])
-def test_4_bit_weights_train_where_each_process_holds_them_all(
+@pytest.mark.parametrize("name", [*ENGINES, "multi_gpu in 4 bit", "zero2 in 4 bit"])
+def test_the_precision_of_a_gpu_run_trains_on_every_engine(
     name: str, toy_set: tuple, smoke_base: Path, tmp_path: Path
 ) -> None:
-    changes = {"load_in_4bit": True, "dtype": "bfloat16"}
+    name, _, quantised = name.partition(" ")
+    changes = {"dtype": "bfloat16", "bf16": True, "activation_checkpointing": True, "load_in_4bit": bool(quantised)}
     recipe = toy_recipe("direct", tmp_path, toy_set[0], smoke_base, **COMMON | changes, output_dir=tmp_path / "one")
     wanted = trained_here(recipe)
     argv = [recipe, *options(name), "--output_dir", str(tmp_path / "two")]
-    seen = launch(tmp_path, cpu_twin(tmp_path, name), "sft", *argv)
+    config = cpu_twin(tmp_path, name, mixed_precision="bf16")
+    seen = launch(tmp_path, config, "sft", *argv, **ON_CPU.get(name, {}))
     assert expect(seen, name) == pytest.approx(wanted, abs=1e-2)  # bf16 has three digits
 
 
