@@ -87,7 +87,7 @@ def launch(folder: Path, config: Path, entry: str, *argv: str, fails: bool = Fal
 def ended(process: subprocess.Popen, out: Path, *, fails: bool = False) -> Any:
     """Waits, with a limit, since a wrong engine hangs."""
     try:
-        code = process.wait(timeout=300)
+        code = process.wait(timeout=600)
     finally:
         if process.poll() is None:
             process.terminate()  # the launcher then ends its workers

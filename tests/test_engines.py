@@ -126,6 +126,17 @@ def test_two_launchers_train_one_run(one_process: dict[str, Any], tmp_path: Path
     assert (tmp_path / "run/rbft.json").is_file()
 
 
+@COMPILES
+@pytest.mark.parametrize("name", UNSCORED)
+def test_a_launch_file_that_shards_is_refused_for_evaluation(
+    name: str, toy_set: tuple, smoke_base: Path, tmp_path: Path
+) -> None:
+    recipe = toy_recipe("eval", tmp_path, toy_set[0], smoke_base, output_dir=tmp_path / "eval")
+    told = launch(tmp_path, cpu_twin(tmp_path, name), "eval", recipe, fails=True, **ON_CPU.get(name, {}))
+    assert "stage 0, evaluation, prediction under" in told and "use multi_gpu.yaml" in told
+    assert not (tmp_path / "eval").exists()
+
+
 @pytest.mark.slow
 @COMPILES
 @pytest.mark.parametrize("kind", ["parts", "full"])
