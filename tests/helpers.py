@@ -1,5 +1,6 @@
 """Small builders that several test files of the model wing share."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +48,25 @@ def make_collator(card: Path, root: Path, base: Path, **options: Any) -> ClipCol
 def base_arguments(base: Path, **changes: Any) -> ModelArguments:
     """The base in fp32 on a CPU."""
     return ModelArguments(**({"model_name_or_path": str(base), "dtype": "float32"} | changes))
+
+
+def card_with(count: int, split: str, toy_set: tuple[Path, Path], folder: Path) -> Path:
+    """A card of a data set with exactly `count` clips in `split`: copies of its clips under other ids and files."""
+    root = folder / "clips"
+    shutil.copytree(toy_set[1], root)
+    lines = (root / "clips.csv").read_text().splitlines()
+    rows = [line.split(",") for line in lines[1:]]
+    labelled = [row for row in rows if row[3] == split and row[2]]
+    of_class = [[row for row in labelled if row[2] == name] for name in dict.fromkeys(row[2] for row in labelled)]
+    sources = [row for one_of_each in zip(*of_class, strict=True) for row in one_of_each]
+    kept = [row for row in rows if row[3] != split]
+    for i in range(count):
+        source = sources[i % len(sources)]
+        video = f"clips/copy{i}.mp4"
+        shutil.copy(root / source[1], root / video)
+        kept.append([f"copy{i:03d}", video, source[2], split, f"copy{i}"])
+    (root / "clips.csv").write_text("\n".join([lines[0], *map(",".join, kept)]) + "\n")
+    raw = yaml.safe_load(toy_set[0].read_text(encoding="utf-8"))
+    raw["data"]["root"] = str(root)
+    (folder / "toy.yaml").write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
+    return folder / "toy.yaml"

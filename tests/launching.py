@@ -3,18 +3,25 @@
 Wrong launch files silently start one process, or another engine than the one they name.
 """
 
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.helpers import REPOSITORY
 
 ENTRIES = REPOSITORY / "rbft_trl"
+COMPILES = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None or not (shutil.which("g++") or shutil.which("c++")),
+    reason="DeepSpeed COMPILES an extension on a CPU: pip install deepspeed, and apt-get install g++",
+)
 WITNESS = """
 import json, os, runpy, signal, sys
 from pathlib import Path
@@ -63,7 +70,7 @@ def start(folder: Path, config: Path, entry: str, *argv: str, options: tuple[str
     """Starts an entry under a launch file; returns the process, and where its processes will say what they were."""
     witness = folder / "witness.py"
     witness.write_text(WITNESS)
-    out = folder / f"seen_{entry}_{len(list(folder.iterdir()))}"
+    out = folder / f"seen_{Path(entry).name}_{len(list(folder.iterdir()))}"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *options]
     command += ["--main_process_port", "0"] if "--main_process_port" not in options else []
     command += [str(witness), str(out), str(ENTRIES / f"{entry}.py"), *argv]
@@ -80,7 +87,7 @@ def launch(folder: Path, config: Path, entry: str, *argv: str, fails: bool = Fal
 def ended(process: subprocess.Popen, out: Path, *, fails: bool = False) -> Any:
     """Waits, with a limit, since a wrong engine hangs."""
     try:
-        code = process.wait(timeout=300)
+        code = process.wait(timeout=600)
     finally:
         if process.poll() is None:
             process.terminate()  # the launcher then ends its workers

@@ -7,12 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from rbft_trl import eval as evaluation
 from rbft_trl import predict, rationales, sft
 from rbft_trl.data.jsonl import read_jsonl
-from tests.helpers import REPOSITORY, toy_recipe
+from tests.helpers import REPOSITORY, card_with, toy_recipe
 from tests.launching import launch
 
 CONFIG = REPOSITORY / "accelerate_configs/cpu_2_processes.yaml"
@@ -28,25 +27,7 @@ def counted(
     request: pytest.FixtureRequest, toy_set: tuple, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, int]:
     """A card whose test split has exactly 7 or 101 clips (copies of the clips' rows under other ids and files)."""
-    import shutil
-
-    folder = tmp_path_factory.mktemp(f"clips{request.param}")
-    root = folder / "clips"
-    shutil.copytree(toy_set[1], root)
-    lines = (root / "clips.csv").read_text().splitlines()
-    header, rows = lines[0], [line.split(",") for line in lines[1:]]
-    tests = [row for row in rows if row[3] == "test"]
-    kept = [row for row in rows if row[3] != "test"]
-    for i in range(request.param):
-        source = tests[i % len(tests)]
-        video = f"clips/copy{i}.mp4"
-        shutil.copy(root / source[1], root / video)
-        kept.append([f"copy{i:03d}", video, source[2], "test", f"copy{i}"])
-    (root / "clips.csv").write_text("\n".join([header, *map(",".join, kept)]) + "\n")
-    card = folder / "toy.yaml"
-    raw = yaml.safe_load(Path(toy_set[0]).read_text())
-    raw["data"]["root"] = str(root)
-    card.write_text(yaml.safe_dump(raw, sort_keys=False))
+    card = card_with(request.param, "test", toy_set, tmp_path_factory.mktemp(f"clips{request.param}"))
     return card, request.param
 
 

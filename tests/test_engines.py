@@ -3,8 +3,6 @@
 Real processes (gloo) with a limit of time; each says which engine it really was. What is refused is in test_matrix.py.
 """
 
-import importlib.util
-import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -16,21 +14,19 @@ from trl import SFTTrainer
 from rbft_trl import check, rationales, sft
 from rbft_trl import eval as evaluation
 from rbft_trl.data.jsonl import read_json, read_jsonl
+from rbft_trl.model.provenance import read_record
 from tests.helpers import toy_recipe
-from tests.launching import cpu_twin, ended, launch, start
+from tests.launching import COMPILES, cpu_twin, ended, launch, start
 
 COMMON: dict[str, Any] = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "save_total_limit": ...}
 COMMON |= {"eval_strategy": "no", "load_best_model_at_end": False, "shots": 3}  # 24 rows: a multiple of the batch of 4
 ENGINES = {"multi_gpu": ("MULTI_CPU", "DistributedDataParallel", None)}
 ENGINES |= {f"zero{stage}": ("DEEPSPEED", "DeepSpeedEngine", stage) for stage in (2, 3)}
 ENGINES |= {"fsdp2": ("FSDP", "FSDPPeftModelForCausalLM", None)}
+UNSCORED = ("zero3", "fsdp2")
 ON_CPU = {"fsdp2": {"ON_CPU": "1"}}  # accelerate leaves FSDP to GPUs: see fsdp_on_cpu.py
-compiles = pytest.mark.skipif(
-    importlib.util.find_spec("deepspeed") is None or not (shutil.which("g++") or shutil.which("c++")),
-    reason="DeepSpeed compiles an extension on a CPU: pip install deepspeed, and apt-get install g++",
-)
 # DDP is slow here, since test_distributed.py and the two launchers show it in every run.
-MARKS = {"multi_gpu": pytest.mark.slow, "zero2": compiles, "zero3": compiles, "fsdp2": ()}
+MARKS = {"multi_gpu": pytest.mark.slow, "zero2": COMPILES, "zero3": COMPILES, "fsdp2": ()}
 CASES = [pytest.param(name, marks=MARKS[name]) for name in ENGINES]
 
 
@@ -88,7 +84,7 @@ def options(name: str) -> list[str]:
     return [
         "--per_device_train_batch_size",
         "2",
-        *(["--validate_by_score", "false"] if name in ("zero3", "fsdp2") else []),
+        *(["--validate_by_score", "false"] if name in UNSCORED else []),
     ]
 
 
@@ -130,8 +126,19 @@ def test_two_launchers_train_one_run(one_process: dict[str, Any], tmp_path: Path
     assert (tmp_path / "run/rbft.json").is_file()
 
 
+@COMPILES
+@pytest.mark.parametrize("name", UNSCORED)
+def test_a_launch_file_that_shards_is_refused_for_evaluation(
+    name: str, toy_set: tuple, smoke_base: Path, tmp_path: Path
+) -> None:
+    recipe = toy_recipe("eval", tmp_path, toy_set[0], smoke_base, output_dir=tmp_path / "eval")
+    told = launch(tmp_path, cpu_twin(tmp_path, name), "eval", recipe, fails=True, **ON_CPU.get(name, {}))
+    assert "stage 0, evaluation, prediction under" in told and "use multi_gpu.yaml" in told
+    assert not (tmp_path / "eval").exists()
+
+
 @pytest.mark.slow
-@compiles
+@COMPILES
 @pytest.mark.parametrize("kind", ["parts", "full"])
 @pytest.mark.parametrize("name", list(ENGINES))
 def test_parts_with_rates_of_their_own_and_whole_weights_equal_one_process(
@@ -139,30 +146,38 @@ def test_parts_with_rates_of_their_own_and_whole_weights_equal_one_process(
 ) -> None:
     changes: dict[str, Any] = {"learning_rate_vision": 1e-4, "learning_rate_merger": 5e-4}
     changes |= {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
-    changes |= {"metric_for_best_model": "eval_loss", "validate_by_score": False}
+    changes |= {"metric_for_best_model": "eval_loss"}
     if kind == "full":
         changes |= {"use_peft": False, "lora_r": ..., "lora_alpha": ..., "lora_dropout": ...}
     recipe = toy_recipe("direct", tmp_path, toy_set[0], smoke_base, **COMMON | changes, output_dir=tmp_path / "one")
-    wanted = trained_here(recipe)
+    wanted = trained_here(recipe, *(["--validate_by_score", "false"] if name in UNSCORED else []))
     argv = [recipe, *options(name), "--output_dir", str(tmp_path / "two")]
     seen = launch(tmp_path, cpu_twin(tmp_path, name), "sft", *argv, **ON_CPU.get(name, {}))
     assert expect(seen, name, full=kind == "full") == pytest.approx(wanted, abs=1e-5)
+    curves = [read_record(tmp_path / run)["curves"] for run in ("one", "two")]
+    for key in ("eval_loss", "eval_accuracy"):
+        first, second = ([entry[key] for entry in curve if key in entry] for curve in curves)
+        assert first == pytest.approx(second, abs=2e-4) and len(first) == 2 * (
+            key == "eval_loss" or name not in UNSCORED
+        )
     scores = [scored(tmp_path / run, tmp_path, toy_set[0], smoke_base) for run in ("one", "two")]
     for row, other in zip(*scores, strict=True):
         assert row == pytest.approx(other, abs=1e-4)
 
 
 @pytest.mark.slow
-@compiles
-@pytest.mark.parametrize("name", ["multi_gpu", "zero2"])
-def test_4_bit_weights_train_where_each_process_holds_them_all(
+@COMPILES
+@pytest.mark.parametrize("name", [*ENGINES, "multi_gpu in 4 bit", "zero2 in 4 bit"])
+def test_the_precision_of_a_gpu_run_trains_on_every_engine(
     name: str, toy_set: tuple, smoke_base: Path, tmp_path: Path
 ) -> None:
-    changes = {"load_in_4bit": True, "dtype": "bfloat16"}
+    name, _, quantised = name.partition(" ")
+    changes = {"dtype": "bfloat16", "bf16": True, "activation_checkpointing": True, "load_in_4bit": bool(quantised)}
     recipe = toy_recipe("direct", tmp_path, toy_set[0], smoke_base, **COMMON | changes, output_dir=tmp_path / "one")
     wanted = trained_here(recipe)
     argv = [recipe, *options(name), "--output_dir", str(tmp_path / "two")]
-    seen = launch(tmp_path, cpu_twin(tmp_path, name), "sft", *argv)
+    config = cpu_twin(tmp_path, name, mixed_precision="bf16")
+    seen = launch(tmp_path, config, "sft", *argv, **ON_CPU.get(name, {}))
     assert expect(seen, name) == pytest.approx(wanted, abs=1e-2)  # bf16 has three digits
 
 
