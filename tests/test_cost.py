@@ -5,6 +5,7 @@ against what PyTorch's CPU allocator says it has given out.
 """
 
 import dataclasses
+import gc
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ from rbft_trl.data.video import FrameSettings
 from rbft_trl.model import meta_step
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.cost import Cost, Setting, meta_model, training_cost
+from rbft_trl.model.ledger import Ledger
 from rbft_trl.model.loading import load_base, load_processor, prepare_for_training
-from rbft_trl.model.meta_step import Clip, Ledger
+from rbft_trl.model.meta_step import Clip
 from rbft_trl.model.trainer import LabelTrainer
 from rbft_trl.training_config import TrainingConfig
 from tests.helpers import base_arguments
 
-BAND = 0.10  # estimate / measured stays within 1 ± this
+BAND = 0.05  # estimate / measured stays within 1 ± this
 TILE = 1024  # columns of TRL's tile of logits; its own 32,768 would outweigh models this small
 ROWS = 4
 SHAPES: dict[str, dict[str, dict[str, Any]]] = {
@@ -39,13 +41,14 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
         "vision_config": {"embed_dim": 256, "depth": 6, "mlp_ratio": 4},
     },
 }
-CPU_ATTENTION = {  # PyTorch's counter knows the kernels of a GPU only
+CPU_KERNELS = {  # what PyTorch's counter leaves out: attention on a CPU, and a product that is added in place
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_val=None, **__: (
         sdpa_flop_count(q, k, v)
     ),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda _, q, k, v, *__, out_val=None, **___: (
         5 * sdpa_flop_count(q, k, v) // 2
     ),
+    torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1],
 }
 LLM, ALL = {"lora_r": 8}, {"lora_r": 8, "train_parts": ["llm", "merger", "vision"]}
 FULL = {"use_peft": False, "train_parts": ["llm", "merger", "vision"]}
@@ -54,7 +57,7 @@ CASES = [  # shape, adapters, 4-bit, bf16, checkpointing
     ("wide", LLM, True, True, True),
     ("deep", LLM, False, False, True),
     ("deep", ALL, False, True, False),
-    ("tower", ALL, False, False, True),
+    pytest.param("tower", ALL, False, False, True, marks=pytest.mark.slow),
     ("tower", FULL, False, False, False),
 ]
 
@@ -162,6 +165,7 @@ def test_the_count_of_storages_is_what_the_allocator_gave_out(
     adapters = AdapterArguments(**FULL)
     trainer = make_trainer(make_base("tower"), toy_set, tmp_path, adapters, four_bit=False, bf16=False)
     held = sum(p.untyped_storage().nbytes() for p in trainer.model.parameters())
+    gc.collect()  # what earlier tests left is not to be freed inside
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         counted = measured_bytes(trainer) - held
     live = peak = 0
@@ -173,14 +177,13 @@ def test_the_count_of_storages_is_what_the_allocator_gave_out(
     assert counted == pytest.approx(peak, rel=0.01)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_the_flops_are_those_that_run(make_base: Any, toy_set: tuple, tmp_path: Path, recompute: bool) -> None:
+def test_the_flops_are_those_that_run(make_base: Any, toy_set: tuple, tmp_path: Path) -> None:
     adapters, options = AdapterArguments(lora_r=8), {"four_bit": False, "bf16": False}
-    trainer = make_trainer(make_base("wide"), toy_set, tmp_path, adapters, activation_checkpointing=recompute, **options)
-    setting = Setting(adapters, torch.float32, False, False, recompute, accumulation=2, device="cpu")
+    trainer = make_trainer(make_base("wide"), toy_set, tmp_path, adapters, activation_checkpointing=True, **options)
+    setting = Setting(adapters, torch.float32, False, False, True, accumulation=2, device="cpu")
     said = estimate(trainer, make_base("wide"), setting).flops
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+    with FlopCounterMode(display=False, custom_mapping=CPU_KERNELS) as counter:
         trainer.train()
     seen = counter.get_total_flops() / 2  # two steps
     print(f"{said / 1e9:.3f} GFLOPs said, {seen / 1e9:.3f} counted, ratio {said / seen:.4f}")
-    assert said == pytest.approx(seen, rel=0.02)
+    assert said == pytest.approx(seen, rel=0.01)

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText, PreTrainedConfig, TrainingArguments
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, TrainingArguments
 from trl import SFTTrainer
 
 from rbft_trl.configs import AdapterArguments
-from rbft_trl.model.families import part_of
+from rbft_trl.errors import UserError
+from rbft_trl.model.families import part_of, published_config
 from rbft_trl.model.loading import cut_graph_of_frozen_parts, mark_trained
 from rbft_trl.model.meta_step import Clip, Counted, count_prefill, count_training
 
@@ -51,7 +52,7 @@ class Setting:
         accumulation (`int`): Micro-batches per step.
         gpus (`int`): Number of processes, one GPU each.
         engine (`str`): ddp (whole model on each), zero2 (optimizer and gradients sharded), zero3 or fsdp2 (all).
-        attention (`str`): sdpa or eager; flash attention keeps what sdpa keeps without a mask.
+        attention (`str`): sdpa, eager or flash_attention_2 in the language model.
         device (`str`): Whose kernels: cuda, or cpu.
     """
 
@@ -102,16 +103,32 @@ class Cost:
         return self.flops / (GPUS[gpu][0] * high), self.flops / (GPUS[gpu][0] * low)
 
 
+def base_config(name: str, revision: str | None = None) -> PreTrainedConfig:
+    """The configuration of a base: from its folder or the Hub, or where the Hub is not there, as it was published."""
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        try:
+            return published_config(name)
+        except UserError as unknown:
+            said = str(error).strip().splitlines()[0]
+            raise UserError(f"no configuration could be loaded from '{name}': {said}; {unknown}") from error
+
+
 def meta_model(config: PreTrainedConfig, setting: Setting) -> nn.Module:
-    """The model of a configuration on the meta device, marked and cut as it is trained (or plain, without adapters)."""
+    """The model of a configuration on the meta device, as it is trained (or plain, without adapters)."""
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(
-            config, dtype=setting.dtype, attn_implementation=setting.attention
+            config, dtype=setting.dtype, attn_implementation="eager" if setting.attention == "eager" else "sdpa"
         )
         if setting.adapters is not None:
             model = mark_trained(model, setting.adapters)
     if setting.adapters is not None:
         cut_graph_of_frozen_parts(model)
+    if setting.load_in_4bit:  # TRL trains adapters of 4-bit weights in bf16
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
     return model
 
 
@@ -134,6 +151,7 @@ def training_cost(
         recompute=setting.recompute,
         held=setting.accumulation,
         accumulated=setting.accumulation > 1,
+        masked=setting.attention != "flash_attention_2",
     )
     trained = [p for p in model.parameters() if p.requires_grad]
     states = optimizer_bytes(trained, training)
@@ -241,7 +259,7 @@ def reading_cost(
         new_tokens (`int`): Longest answer.
         nodes (`int`): Tokens of the label trie; 0 if nothing is scored.
     """
-    counted = count_prefill(model, clips, device=setting.device)
+    counted = count_prefill(model, clips, device=setting.device, masked=setting.attention != "flash_attention_2")
     base, adapters, unpacked = weight_bytes(model, load_in_4bit=setting.load_in_4bit)
     vocabulary, rows = model.config.get_text_config().vocab_size, len(clips)
     longest = max(_video(model, clip) + clip.text for clip in clips)
