@@ -15,7 +15,7 @@ import numpy as np
 from rbft_trl.configs import DataArguments
 from rbft_trl.data.draft import draft_card
 from rbft_trl.data.jsonl import make_folder, write_json, write_text
-from rbft_trl.data.manifest import read_manifest
+from rbft_trl.data.manifest import Entry, read_manifest
 from rbft_trl.data.rows import check_inside, load_rows
 from rbft_trl.data.source import SPLITS
 from rbft_trl.data.task import TaskCard
@@ -29,8 +29,10 @@ Row = dict[str, Any]
 CHARTS = {"seconds": "length in s", "fps": "frames per second", "height": "height in pixels"}
 CHARTS |= {"frames": "frames sampled", "video_tokens": "video tokens per clip"}
 FACTOR = 28  # of Qwen2-VL; a recipe's base says its own
-NOTHING: dict[str, Any] = {"example": None, "strip": None, "budget": None, "parts": None}
+NOTHING: dict[str, Any] = {"example": None, "strip": None, "budget": None, "parts": None, "memory": None}
 BINS = 24
+GPU_NAMES = ("l4", "rtx4090", "a100-40", "l40s", "a100", "h100", "h200")  # those of model/cost.py
+ENGINES = ("ddp", "zero2", "zero3", "fsdp2")
 
 
 def main(argv: list[str]) -> int:
@@ -52,18 +54,21 @@ def main(argv: list[str]) -> int:
     found = find_all(card, rows, manifest, leave_out=data.on_bad_clip == "leave_out")
     found += [Finding("warning", "note", str(w.message)) for w in told if issubclass(w.category, UserWarning)]
     view = NOTHING
-    if recipe and recipe.trains and not any(finding.level == "error" for finding in found):
+    if recipe and not any(finding.level == "error" for finding in found):
+        readable = [row for row in rows if manifest[row["id"]]["reason"] is None]
         try:
-            view = NOTHING | recipe.preview(args.processes)
-            view["strip"] = encode_strip(view["example"]["frames"])
-            save_strip(view["example"]["frames"], out / "frames.png")
+            view, more = view_of(recipe, card, readable, manifest, args)
+            found += more
+            if view["example"]:
+                save_strip(view["example"]["frames"], out / "frames.png")
         except UserError as error:
             found.append(Finding("error", "recipe", str(error)))
     values = distributions(list(manifest.values()), factor=factor)
     errors = sum(finding.level == "error" for finding in found)
     report: dict[str, Any] = {"task": card.name, "errors": errors, "findings": [f.to_dict() for f in found]}
     report |= overview(card, rows, manifest, values) | {"budget": view["budget"], "parts": view["parts"]}
-    report["prompt_tokens"] = recipe.prompt_tokens(card) if recipe else None
+    report["memory"] = view["memory"]
+    report["prompt_tokens"] = recipe.prompt_tokens(card) if recipe and not recipe.lacks else None
     write_json(out / "check.json", report)
     write_page("check.html", out / "check.html", report | page_of(report, rows, values) | view)
     tell(report, found, view, out)
@@ -77,7 +82,10 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--init", type=Path, help="a folder of clips: write the first draft of its task card")
     parser.add_argument("--card", type=Path, help="where --init writes it [recipes/tasks/FOLDER.yaml]")
     parser.add_argument("--report_dir", type=Path, default=Path("outputs/check"), help="[outputs/check]")
-    parser.add_argument("--processes", type=int, default=1, help="that a recipe will be trained with [1]")
+    parser.add_argument("--processes", "--gpus", type=int, default=1, help="that a recipe will be trained with [1]")
+    parser.add_argument("--gpu", choices=GPU_NAMES, default="h100", help="whose time is told [h100]")
+    parser.add_argument("--gpu_memory", type=float, help="GB of one GPU [of the GPU here, else 24, 40, 80 and 141]")
+    parser.add_argument("--engine", choices=ENGINES, default="ddp", help="how several GPUs share the work [ddp]")
     args, overrides = parser.parse_known_args(argv)
     if args.processes < 1:
         raise UserError(f"--processes is {args.processes} but must be at least 1")
@@ -98,6 +106,32 @@ def read_file(argv: list[str]) -> tuple[DataArguments, Any]:
 
     recipe = Recipe.read(argv, raw)
     return recipe.data, recipe
+
+
+def view_of(
+    recipe: Any, card: TaskCard, rows: list[Row], manifest: dict[str, Entry], args: argparse.Namespace
+) -> tuple[dict[str, Any], list[Finding]]:
+    """What a recipe would do: example, batch and steps, trained parts, memory; and what is to be said about it."""
+    from rbft_trl.memory import Machine, keeping_the_batch, memory_here  # here, as `Recipe` above
+
+    machine = Machine(args.processes, args.engine, args.gpu, args.gpu_memory or memory_here())
+    found = []
+    if recipe.trains:
+        training = recipe.rest[-1]
+        size, steps = training.train_batch_size, training.gradient_accumulation_steps
+        if said := keeping_the_batch(size, steps, args.processes):
+            found.append(Finding("warning", "global_batch", said))
+    if recipe.lacks:
+        rough = (
+            "; memory is told by the published patch sizes, at three characters to a token" if recipe.trains else ""
+        )
+        found.append(Finding("error", "recipe", f"{recipe.lacks}{rough}"))
+        memory = recipe.memory(card, rows, manifest, machine) if recipe.trains else None
+        return NOTHING | {"memory": memory}, found
+    if not recipe.trains:
+        return NOTHING | {"memory": recipe.memory(card, rows, manifest, machine)}, found
+    view = NOTHING | recipe.preview(machine)
+    return view | {"strip": encode_strip(view["example"]["frames"])}, found
 
 
 def write_draft(folder: Path, card: Path | None) -> int:
@@ -169,6 +203,10 @@ def tell(report: dict[str, Any], found: list[Finding], view: dict[str, Any], out
         if budget["repeated"]:
             print(f"{budget['repeated']} rows are shown twice in each epoch, to fill the last batch of every process")
         print(view["parts"])
+    if view["memory"]:
+        from rbft_trl.memory import lines_of
+
+        print(*lines_of(view["memory"]), sep="\n")
     print(f"{sentence(report, sum(s['clips'] for s in report['splits'].values()))} page: {out / 'check.html'}")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, ProcessorMixin
 
 from rbft_trl.configs import (
     AdapterArguments,
@@ -17,9 +17,12 @@ from rbft_trl.configs import (
     ModelArguments,
     StageArguments,
 )
+from rbft_trl.data.manifest import Entry
 from rbft_trl.data.task import CLIP_PLACE, TaskCard
 from rbft_trl.errors import UserError
+from rbft_trl.memory import Machine, clips_of, reading_memory, rough_clips, training_memory
 from rbft_trl.model.collator import IGNORED, ClipCollator
+from rbft_trl.model.cost import base_config
 from rbft_trl.model.loading import (
     check_base,
     frame_factor,
@@ -49,6 +52,7 @@ class Recipe:
     def __init__(self, data: DataArguments, base: ModelArguments, *rest: Any) -> None:
         self.data, self.base, self.rest = data, base, rest
         self.trains = len(rest) == len(TRAINING)
+        self.lacks: str | None = None  # why there is no processor
 
     @classmethod
     def read(cls, argv: list[str], raw: dict[str, Any]) -> "Recipe":
@@ -65,10 +69,48 @@ class Recipe:
         return recipe
 
     def factor(self) -> int:
-        """Both sides of a frame are multiples of this."""
-        return frame_factor(load_processor(self.base.model_name_or_path, self.base.model_revision))
+        """Both sides of a frame are multiples of this; where the processor is not at hand, as it was published."""
+        try:
+            return frame_factor(self.processor())
+        except UserError as error:
+            self.lacks = str(error)
+            try:
+                vision = base_config(self.base.model_name_or_path, self.base.model_revision).vision_config
+            except UserError:
+                raise error from None
+            return vision.patch_size * vision.spatial_merge_size
 
-    def preview(self, processes: int = 1) -> dict[str, Any]:
+    def processor(self) -> ProcessorMixin:
+        """The base's."""
+        return load_processor(self.base.model_name_or_path, self.base.model_revision)
+
+    def memory(
+        self, card: TaskCard, rows: list[Row], manifest: dict[str, Entry], machine: Machine
+    ) -> dict[str, Any] | None:
+        """Memory of stage 0 or an evaluation; of a training where the processor is not at hand, by rough lengths.
+        None where a server writes.
+
+        Args:
+            card (`TaskCard`): The card.
+            rows (`list[dict]`): All rows that can be read.
+            manifest (`dict[str, dict]`): What is known of each clip.
+            machine (`Machine`): Where it is to run.
+        """
+        if getattr(self.rest[0], "server_url", None):
+            return None
+        split = getattr(self.rest[0], "split", "train")
+        own = [r for r in rows if r["split"] == split and (r["label"] is not None or not self.trains)]
+        shapes = [manifest[row["id"]]["shape"] for row in own]
+        if self.trains:
+            adapters, _, training = self.rest
+            vision = base_config(self.base.model_name_or_path, self.base.model_revision).vision_config
+            clips = rough_clips(card, own, shapes, vision, definitions=self.data.definitions)
+            return training_memory(self.base, adapters, training, clips, machine)
+        frames, definitions = self.data.frames(), self.data.definitions
+        collator = ClipCollator(self.processor(), card, card.data.root, frames, definitions=definitions)
+        return reading_memory(self.base, self.rest[0], collator, own, shapes, machine)
+
+    def preview(self, machine: Machine) -> dict[str, Any]:
         """One example, batch and steps, trained parameters by part; all that training would check is checked.
 
         Raises:
@@ -76,15 +118,19 @@ class Recipe:
         """
         adapters, _, training = self.rest
         plan = make_plan(self.data, self.base, *self.rest)
+        vision = base_config(self.base.model_name_or_path, self.base.model_revision).vision_config
+        shapes = [plan.task.manifest[row["id"]]["shape"] for row in plan.train]
+        clips = clips_of(plan.collator, plan.train, shapes, vision)
         return {
             "example": example_of(plan.collator, plan.train[0]),
-            "budget": budget_of(plan.task, plan.collator, plan.train, training, processes),
+            "budget": budget_of(plan.task, plan.collator, plan.train, training, machine.gpus),
             "parts": parts_of(self.base, adapters),
+            "memory": training_memory(self.base, adapters, training, clips, machine),
         }
 
     def prompt_tokens(self, card: TaskCard) -> dict[str, int]:
         """Text tokens of the label prompt and of the rationale prompt, without the clip."""
-        tokenizer = load_processor(self.base.model_name_or_path, self.base.model_revision).tokenizer
+        tokenizer = self.processor().tokenizer
         asked = {"label": card.label_prompt(definitions=self.data.definitions)}
         asked |= {"rationale": card.rationale_prompt(definitions=self.data.definitions)}
         asked = {kind: text.replace(CLIP_PLACE, "") for kind, text in asked.items()}
@@ -125,7 +171,7 @@ def spans(collator: ClipCollator, ids: list[int], trained: list[bool], video: in
 
 def parts_of(base: ModelArguments, adapters: AdapterArguments) -> str:
     """The table of trained parameters by part, from the configuration alone (a model on the meta device)."""
-    config = AutoConfig.from_pretrained(base.model_name_or_path, revision=base.model_revision)
+    config = base_config(base.model_name_or_path, base.model_revision)
     with torch.device("meta"):
         model = mark_trained(AutoModelForImageTextToText.from_config(config), adapters)
     return trained_parts_table(model)

@@ -44,7 +44,8 @@ ALLOWED = {
     "browse": {"errors", "data", "configs", "model", "evidence", "classifier", "start"},
     "plan": {"errors", "data", "configs", "engines", "training_config", "model", "start", "stage_rows"},
     "hub": {"errors", "data", "configs", "training_config", "model", "evidence", "plan"},
-    "preview": {"errors", "data", "configs", *CONFIGS, "recipe", "model", "start", "plan"},
+    "memory": {"errors", "data", "configs", *CONFIGS, "model", "start"},
+    "preview": {"errors", "data", "configs", *CONFIGS, "recipe", "model", "start", "plan", "memory"},
 }
 ENTRIES = {"sft", "merge", "push", "rationales", "eval", "compare", "predict", "check", "app", "convert", "harmonic"}
 ALLOWED |= {entry: {*ALLOWED, *(ENTRIES - {"compare"} if entry == "compare" else ())} for entry in ENTRIES}

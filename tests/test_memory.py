@@ -1,0 +1,132 @@
+"""What check.py says about memory: the table, what to change when it does not fit, and the global batch on N GPUs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from rbft_trl import check
+from rbft_trl.configs import AdapterArguments
+from rbft_trl.errors import UserError
+from rbft_trl.memory import Machine, advice, changes, keeping_the_batch
+from rbft_trl.model.cost import Setting, base_config, meta_model, optimizer_bytes, training_cost, weight_bytes
+from rbft_trl.model.meta_step import Clip
+from tests.helpers import toy_recipe
+
+BASE = "Qwen/Qwen2-VL-2B-Instruct"
+BATCH = [Clip((2, 8, 8), 60, 5)] * 2
+
+
+def published(**changes: object) -> tuple[torch.nn.Module, Setting]:
+    setting = Setting(AdapterArguments(), **changes)
+    return meta_model(base_config(BASE), setting), setting
+
+
+def test_weights_in_4_bit_take_what_they_are_known_to_take() -> None:
+    model, _ = published()
+    whole, adapters, none = weight_bytes(model, load_in_4bit=False)
+    packed, same, unpacked = weight_bytes(model, load_in_4bit=True)
+    assert whole == pytest.approx(2 * 2_208_985_600, rel=1e-4) and none == 0  # parameters of the published model
+    linear = 28 * (2 * 1536 * 1536 + 2 * 1536 * 256 + 3 * 1536 * 8960)
+    assert whole - packed == pytest.approx(linear * (2 - 4.127 / 8), rel=1e-3)
+    assert adapters == same > 0 and unpacked == 2 * 1536 * 8960
+
+
+def test_engines_share_what_they_share() -> None:
+    model, setting = published(accumulation=2)
+    one = training_cost(model, setting, BATCH)
+    costs = {
+        engine: training_cost(model, Setting(AdapterArguments(), accumulation=2, gpus=4, engine=engine), BATCH)
+        for engine in ("ddp", "zero2", "fsdp2")
+    }
+    assert costs["ddp"].weights == one.weights and costs["ddp"].gradients == 2 * one.gradients
+    assert costs["zero2"].weights == one.weights and costs["zero2"].gradients == one.gradients / 4
+    assert costs["fsdp2"].weights < one.weights / 3 and costs["fsdp2"].optimizer == one.optimizer / 4
+    assert one.seconds("h200")[0] < one.seconds("a100")[0] < one.seconds("a100")[1]
+
+
+@pytest.mark.parametrize(
+    ("optim", "each"),
+    [("adamw_torch", 8), ("adamw_torch_fused", 8), ("adamw_8bit", 2.03), ("paged_adamw_32bit", 8), ("sgd", 0)],
+)
+def test_optimizers_hold_what_they_hold(optim: str, each: float, tmp_path: Path) -> None:
+    from rbft_trl.training_config import TrainingConfig
+
+    training = TrainingConfig(output_dir=str(tmp_path), use_cpu=True, optim=optim)
+    trained = [torch.nn.Parameter(torch.empty(64, 128, device="meta"))]
+    assert optimizer_bytes(trained, training) / trained[0].numel() == pytest.approx(each, rel=0.01, abs=0.01)
+
+
+def test_changes_keep_the_global_batch_and_end_when_it_fits() -> None:
+    setting = Setting(AdapterArguments(), accumulation=4, gpus=2)
+    steps = list(changes(setting, BATCH * 2))
+    assert [words.split(":")[0] for words, *_ in steps][:4] == [
+        "activation_checkpointing", "per_device_train_batch_size", "per_device_train_batch_size", "load_in_4bit",
+    ]  # fmt: skip
+    assert all(len(batch) * changed.accumulation == 16 for _, changed, batch in steps)
+
+    class Fake:
+        def __init__(self, gigabytes: float) -> None:
+            self.total = gigabytes * 1e9
+
+    def cost(changed: Setting, batch: list[Clip]) -> Fake:
+        return Fake(40 - 10 * changed.recompute - 5 * (len(batch) < 4))
+
+    lines = advice(cost, setting, BATCH * 2, Fake(40), Machine(memory=26))
+    assert lines[-1] == "then it fits on 26 GB" and len(lines) == 3 and "(the same global batch): 25.0 GB" in lines[1]
+    assert advice(cost, setting, BATCH, Fake(20), Machine(memory=26)) == []
+    assert "even then" in advice(cost, setting, BATCH, Fake(40), Machine(memory=8))[-1]
+
+
+@pytest.mark.parametrize(
+    ("size", "accumulation", "processes", "words"),
+    [
+        (2, 4, 4, "with 4 processes a step takes 32 rows, on one 8; to keep 8 write gradient_accumulation_steps: 1,"),
+        (2, 4, 8, "gradient_accumulation_steps: 1 and per_device_train_batch_size: 1"),
+        (2, 4, 3, "no split over 3 keeps 8"),
+    ],
+)
+def test_more_gpus_change_the_global_batch(size: int, accumulation: int, processes: int, words: str) -> None:
+    assert words in keeping_the_batch(size, accumulation, processes)
+    assert keeping_the_batch(size, accumulation, 1) is None
+
+
+def test_check_shows_memory_and_warns(
+    toy_set: tuple, smoke_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    recipe = toy_recipe(
+        "direct", tmp_path, toy_set[0], smoke_base, output_dir=tmp_path / "o", use_cpu=False, bf16=False
+    )
+    argv = [recipe, "--report_dir", str(tmp_path / "r"), "--gpus", "2", "--gpu", "a100", "--gpu_memory", "0.5"]
+    assert check.main(argv) == 0
+    report, page = json.loads((tmp_path / "r/check.json").read_text()), (tmp_path / "r/check.html").read_text()
+    assert ("warning", "global_batch") in {(f["level"], f["kind"]) for f in report["findings"]}
+    off, on = report["memory"]["rows"]
+    assert off["checkpointing"] == "off" and off["activations"] > on["activations"] > 0
+    assert off["fits"] == {"0.5": False} and "even then it does not fit" in report["memory"]["advice"][-1]
+    assert "<h2>Memory</h2>" in page and "on a100" in page
+    printed = capsys.readouterr().out
+    assert "memory in GB per GPU, 2 x, ddp" in printed and "change: activation_checkpointing: true" in printed
+
+
+@pytest.mark.parametrize("name", ["rationales", "eval"])
+def test_stage_0_and_evaluation_have_a_cache_and_no_gradients(
+    name: str, toy_set: tuple, smoke_base: Path, tmp_path: Path
+) -> None:
+    recipe = toy_recipe(name, tmp_path, toy_set[0], smoke_base)
+    assert check.main([recipe, "--report_dir", str(tmp_path / "r")]) == 0
+    (row,) = json.loads((tmp_path / "r/check.json").read_text())["memory"]["rows"]
+    assert row["gradients"] == row["optimizer"] == 0 < row["activations"] and row["weights"] > 0
+
+
+def test_a_published_base_that_is_not_here_is_told_roughly(toy_set: tuple, smoke_base: Path, tmp_path: Path) -> None:
+    recipe = toy_recipe("direct", tmp_path, toy_set[0], smoke_base, output_dir=tmp_path / "o")
+    argv = [recipe, "--report_dir", str(tmp_path / "r"), "--model_name_or_path", BASE]
+    assert check.main(argv) == 1
+    report = json.loads((tmp_path / "r/check.json").read_text())
+    (finding,) = [f for f in report["findings"] if f["level"] == "error"]
+    assert "no processor could be loaded" in finding["message"] and "published patch sizes" in finding["message"]
+    assert report["memory"]["rows"][0]["weights"] == pytest.approx(8.8, abs=0.3)  # 2.2 billion weights in fp32
+    with pytest.raises(UserError, match="no processor could be loaded from 'nobody/knows'"):
+        check.main([*argv[:-1], "nobody/knows"])
