@@ -27,6 +27,7 @@ from rbft_trl.model.loading import load_base, load_processor, prepare_for_traini
 from rbft_trl.model.trainer import LabelTrainer, RationaleTrainer
 from rbft_trl.plan import OPTIONS
 from rbft_trl.recipe import parse_recipe
+from rbft_trl.setups import read_setup
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TOY = REPOSITORY / "toy/base"
@@ -144,7 +145,9 @@ def load_of(way: Way, clips: int | None, answer: int, new_tokens: int | None) ->
         new_tokens (`int`, *optional*): Tokens of a generated text instead of the recipe's.
     """
     name = {"scoring": "eval", "generation": "rationales"}.get(way.work, way.work)
-    recipe = yaml.safe_load((REPOSITORY / BASES[way.base][1] / f"{name}.yaml").read_text(encoding="utf-8"))
+    folder = REPOSITORY / BASES[way.base][1]
+    recipe = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    recipe = read_setup(folder / recipe["setup"]) | recipe
     card = TaskCard.from_yaml(REPOSITORY / BASES[way.base][2])
     frames = FrameSettings(**{key: recipe[key] for key in ("num_frames", "min_pixels", "max_pixels")})
     collator = RandomClips(load_processor(str(TOY)), card, REPOSITORY, frames, definitions=False)
@@ -162,7 +165,8 @@ def load_of(way: Way, clips: int | None, answer: int, new_tokens: int | None) ->
         meta_step.Clip(tuple(grid), int(tokens[i] - video[i]), 1 if trained is None else int(trained[i]))
         for i, grid in enumerate(tensors["video_grid_thw"].tolist())
     ]
-    load = Load(collator, rows, tuple(sizes), int(tokens.sum()), recipe.get("gradient_accumulation_steps", 1))
+    micro_batches = recipe.get("gradient_accumulation_steps", 1) if way.trains else 1
+    load = Load(collator, rows, tuple(sizes), int(tokens.sum()), micro_batches)
     if way.work == "scoring":
         load.nodes = len(LabelScorer(collator).trie.tokens)
     if way.work == "generation":

@@ -30,7 +30,7 @@ from rbft_trl.start import Row
 from rbft_trl.training_config import TrainingConfig
 
 ROUGH_ANSWER = 256
-Shapes = Sequence[Sequence[int]]
+Known = Sequence[dict[str, Any]]  # entries of the manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,20 +50,20 @@ class Machine:
     memory: float | None = None
 
 
-def clips_of(collator: ClipCollator, rows: list[Row], shapes: Shapes, vision: Any) -> list[Clip]:
+def clips_of(collator: ClipCollator, rows: list[Row], known: Known, vision: Any) -> list[Clip]:
     """The sizes of every row, longest first."""
     clips = []
-    for row, shape, tokens in zip(rows, shapes, collator.count_tokens(rows, shapes), strict=True):
-        grid = _grid(shape, vision)
+    for row, entry, tokens in zip(rows, known, collator.count_tokens(rows, known), strict=True):
+        grid = _grid(entry["shape"], vision)
         video = Clip(grid, 0).tokens(vision.spatial_merge_size)
         clips.append(Clip(grid, tokens - video, len(collator.encode(collator.answer_text(row))) + 1))
     return sorted(clips, key=lambda clip: clip.tokens(vision.spatial_merge_size), reverse=True)
 
 
-def rough_clips(card: TaskCard, rows: list[Row], shapes: Shapes, vision: Any, *, definitions: bool) -> list[Clip]:
+def rough_clips(card: TaskCard, rows: list[Row], known: Known, vision: Any, *, definitions: bool) -> list[Clip]:
     """The sizes of rows where no tokenizer is at hand: a token per three characters, 256 tokens for a rationale."""
     text = len(card.label_prompt(definitions=definitions)) // 3 + ROUGH_ANSWER
-    clips = [Clip(_grid(shape, vision), text, ROUGH_ANSWER) for _, shape in zip(rows, shapes, strict=True)]
+    clips = [Clip(_grid(entry["shape"], vision), text, ROUGH_ANSWER) for _, entry in zip(rows, known, strict=True)]
     return sorted(clips, key=lambda clip: clip.tokens(vision.spatial_merge_size), reverse=True)
 
 
@@ -204,13 +204,13 @@ def _smaller(grid: tuple[int, int, int], words: str) -> tuple[int, int, int]:
 
 def reading_memory(
     base: ModelArguments, how: RationaleArguments | EvalArguments, collator: ClipCollator, rows: list[Row],
-    shapes: Shapes, machine: Machine,
+    known: Known, machine: Machine,
 ) -> dict[str, Any]:  # fmt: skip
     """Memory of stage 0 or an evaluation: the batch of the longest prompts, its cache, and what is written from it."""
     config = base_config(base.model_name_or_path, base.model_revision)
     stage0 = isinstance(how, RationaleArguments)
     asked = [row | {"target": "rationale" if stage0 else "label", "text": ""} for row in rows]
-    clips = clips_of(collator, asked, shapes, config.vision_config)[: how.per_device_batch_size]
+    clips = clips_of(collator, asked, known, config.vision_config)[: how.per_device_batch_size]
     adapters: AdapterArguments | None = None
     setting = Setting(
         adapters,

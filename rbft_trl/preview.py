@@ -100,15 +100,15 @@ class Recipe:
             return None
         split = getattr(self.rest[0], "split", "train")
         own = [r for r in rows if r["split"] == split and (r["label"] is not None or not self.trains)]
-        shapes = [manifest[row["id"]]["shape"] for row in own]
+        known = [manifest[row["id"]] for row in own]
         if self.trains:
             adapters, _, training = self.rest
             vision = base_config(self.base.model_name_or_path, self.base.model_revision).vision_config
-            clips = rough_clips(card, own, shapes, vision, definitions=self.data.definitions)
+            clips = rough_clips(card, own, known, vision, definitions=self.data.definitions)
             return training_memory(self.base, adapters, training, clips, machine)
         frames, definitions = self.data.frames(), self.data.definitions
         collator = ClipCollator(self.processor(), card, card.data.root, frames, definitions=definitions)
-        return reading_memory(self.base, self.rest[0], collator, own, shapes, machine)
+        return reading_memory(self.base, self.rest[0], collator, own, known, machine)
 
     def preview(self, machine: Machine) -> dict[str, Any]:
         """One example, batch and steps, trained parameters by part; all that training would check is checked.
@@ -119,8 +119,8 @@ class Recipe:
         adapters, _, training = self.rest
         plan = make_plan(self.data, self.base, *self.rest)
         vision = base_config(self.base.model_name_or_path, self.base.model_revision).vision_config
-        shapes = [plan.task.manifest[row["id"]]["shape"] for row in plan.train]
-        clips = clips_of(plan.collator, plan.train, shapes, vision)
+        known = [plan.task.manifest[row["id"]] for row in plan.train]
+        clips = clips_of(plan.collator, plan.train, known, vision)
         return {
             "example": example_of(plan.collator, plan.train[0]),
             "budget": budget_of(plan.task, plan.collator, plan.train, training, machine.gpus),
