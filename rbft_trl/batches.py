@@ -6,9 +6,11 @@ Input: numbered batches of rows and a function of one batch. Output: what it ret
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from tqdm import tqdm
 
 from rbft_trl.data.children import ChildError, in_children
@@ -27,6 +29,15 @@ def fixed_batches(rows: list[Row], size: int, *, first: int = 0) -> dict[int, li
     return {first + i // size: ordered[i : i + size] for i in range(0, len(ordered), size)}
 
 
+def start_processes(*, use_cpu: bool) -> Accelerator:
+    """The processes of stage 0, evaluation or prediction; at a barrier one may wait for another for a day.
+
+    torch's own limit is 10 minutes on GPUs, and batches of long texts do not end at the same time.
+    """
+    patient = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    return Accelerator(cpu=use_cpu, kwargs_handlers=[patient])
+
+
 def run_batches(
     work: Callable[[int, Pairs], list[Row]],
     batches: dict[int, list[Row]],
@@ -41,7 +52,7 @@ def run_batches(
 
     Args:
         work (`Callable`): From a batch's number and its rows with their clips (or why a clip cannot be read) to rows.
-        batches (`dict`): Of `fixed_batches`; process r of n takes every n-th.
+        batches (`dict`): Of `fixed_batches`; process r of n takes every n-th of those that are left.
         log (`BatchLog`): Finished batches, of all processes.
         accelerator (`Accelerator`): The processes.
         collator (`ClipCollator`): Reads the clips.
@@ -58,7 +69,8 @@ def run_batches(
     if accelerator.is_main_process:
         log.stop_file.unlink(missing_ok=True)
     accelerator.wait_for_everyone()  # nobody appends before everybody has read
-    mine = [i for i in batches if i % accelerator.num_processes == accelerator.process_index and i not in finished]
+    left = [i for i in batches if i not in finished]  # dealt anew, so that after a stop nobody waits for one process
+    mine = left[accelerator.process_index :: accelerator.num_processes]
     clips = read_ahead(collator, [row for i in mine for row in batches[i]], workers)
     with listening(), contextlib.closing(clips):
         for number in tqdm(mine, desc=title, unit="batch", disable=not accelerator.is_main_process):

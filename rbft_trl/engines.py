@@ -63,6 +63,16 @@ def check_whole_model(*, use_cpu: bool) -> None:
     check_work(started_engine(use_cpu=use_cpu), WHOLE)
 
 
+def check_alone(entry: str) -> None:
+    """For entries that write one folder or one repository: several processes would write it at once.
+
+    Raises:
+        UserError: if a launcher started more than one.
+    """
+    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise UserError(f"{entry} works alone, but {count} processes were started; run python rbft_trl/{entry}")
+
+
 def check_agreement(*, gradient_accumulation_steps: int, max_grad_norm: float) -> None:
     """DeepSpeed settings of the launch file that the recipe has too must be equal.
 

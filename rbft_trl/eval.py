@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from rbft_trl.batches import Pairs, fixed_batches, run_batches
+from rbft_trl.batches import Pairs, fixed_batches, run_batches, start_processes
 from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
 from rbft_trl.data.jsonl import BatchLog, first_difference, make_folder, read_json, read_jsonl, write_json, write_jsonl
 from rbft_trl.data.task import TaskCard
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> dict[str, Any]:
         return metrics
 
     make_folder(output)
-    accelerator = Accelerator(cpu=args.use_cpu)
+    accelerator = start_processes(use_cpu=args.use_cpu)
     with ending(accelerator):
         return run(plan, accelerator)
 

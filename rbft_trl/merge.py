@@ -19,6 +19,7 @@ from rbft_trl.configs import AdapterArguments
 from rbft_trl.data.given import find_clips
 from rbft_trl.data.jsonl import make_folder
 from rbft_trl.data.video import ClipError
+from rbft_trl.engines import check_alone
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.model.loading import load_base
 from rbft_trl.model.provenance import under_adapter, weights_fingerprint, write_record
@@ -29,6 +30,7 @@ Row = dict[str, Any]
 def main(argv: list[str]) -> dict[str, Any]:
     """Merges; returns the record (rbft.json) of the merged weights."""
     args = parse(argv)
+    check_alone("merge.py")
     output = Path(args.output)
     if output.exists():
         raise UserError(f"--output '{output}' exists; delete it or name another folder")
@@ -37,8 +39,25 @@ def main(argv: list[str]) -> dict[str, Any]:
     if not record["adapters"]["use_peft"]:
         raise UserError(f"'{args.checkpoint}' holds full weights already; there is no adapter to merge")
     clips = [row for row in find_clips(args.clips) if row["refused"] is None][: args.most]
-    make_folder(output.parent)
+    staging = output.with_name(f".{output.name}.merging")
+    shutil.rmtree(staging, ignore_errors=True)
+    make_folder(staging)  # before the work: a place that cannot be written is told now
+    try:
+        merged = merge(args, checkpoint, clips, staging)
+        staging.rename(output)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    print(f"merged weights in '{output}'")
+    return merged
 
+
+def merge(args: argparse.Namespace, checkpoint: Checkpoint, clips: list[Row], staging: Path) -> dict[str, Any]:
+    """Merges and compares; writes into `staging`.
+
+    Raises:
+        UserError: if too few labels stay the same.
+    """
+    record = checkpoint.record
     device = "cpu" if args.use_cpu or not torch.cuda.is_available() else "cuda"
     classifier = VideoClassifier.from_checkpoint(checkpoint, device=device, batch_size=args.batch_size)
     rows, before = decide(classifier, clips)
@@ -56,7 +75,7 @@ def main(argv: list[str]) -> dict[str, Any]:
             f"'{kept['changed'][0]}'; nothing was written: serve base and adapter apart, or accept it with "
             "--min_agreement"
         )
-    return save(classifier, checkpoint, output, kept)
+    return save(classifier, checkpoint, staging, kept)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -122,10 +141,8 @@ def tell(kept: dict[str, Any], record: dict[str, Any]) -> None:
     )
 
 
-def save(classifier: VideoClassifier, checkpoint: Checkpoint, output: Path, kept: dict[str, Any]) -> dict[str, Any]:
-    """Writes weights, processor, card and record into a temporary folder beside `output`, then renames it."""
-    staging = output.with_name(f".{output.name}.merging")
-    shutil.rmtree(staging, ignore_errors=True)
+def save(classifier: VideoClassifier, checkpoint: Checkpoint, staging: Path, kept: dict[str, Any]) -> dict[str, Any]:
+    """Writes weights, processor, card and record."""
     classifier.model.save_pretrained(staging)
     classifier.collator.processor.save_pretrained(staging)
     old = checkpoint.record
@@ -141,8 +158,6 @@ def save(classifier: VideoClassifier, checkpoint: Checkpoint, output: Path, kept
         "weights": weights_fingerprint(staging),
     }
     write_record(staging, classifier.collator.card, merged)
-    staging.rename(output)
-    print(f"merged weights in '{output}'")
     return merged
 
 

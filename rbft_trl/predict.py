@@ -17,7 +17,7 @@ from typing import Any
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
-from rbft_trl.batches import fixed_batches, run_batches
+from rbft_trl.batches import fixed_batches, run_batches, start_processes
 from rbft_trl.classifier import Checkpoint, VideoClassifier
 from rbft_trl.data.given import find_clips
 from rbft_trl.data.jsonl import BatchLog, make_folder, write_jsonl, write_text
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> list[Row]:
         )
     make_folder(output.parent)
 
-    accelerator = Accelerator(cpu=args.use_cpu)
+    accelerator = start_processes(use_cpu=args.use_cpu)
     with ending(accelerator), alone(output) if accelerator.is_main_process else nullcontext():
         return run(args, checkpoint, clips, threshold, accelerator)
 

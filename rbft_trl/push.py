@@ -15,6 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from rbft_trl.classifier import VideoClassifier
 from rbft_trl.data.jsonl import make_folder
 from rbft_trl.data.task import CARD_FILE, TaskCard
+from rbft_trl.engines import check_alone
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.hub.folder import take_files
 from rbft_trl.hub.pushing import PushOptions, prepare, push_folder
@@ -24,6 +25,7 @@ from rbft_trl.model.provenance import read_record
 def main(argv: list[str]) -> str | None:
     """Pushes; returns the commit (None if only a folder was written)."""
     args = parse(argv)
+    check_alone("push.py")
     source = Path(args.checkpoint)
     record = read_record(source)
     card_folder = source if (source / CARD_FILE).is_file() else source.parent  # a checkpoint-N has none of its own

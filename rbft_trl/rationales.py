@@ -8,10 +8,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from rbft_trl.batches import fixed_batches
+from rbft_trl.batches import fixed_batches, start_processes
 from rbft_trl.configs import DataArguments, ModelArguments
 from rbft_trl.data.jsonl import BatchLog, first_difference, make_folder, read_json, read_jsonl, write_json, write_jsonl
 from rbft_trl.data.task import TaskCard
@@ -51,7 +50,7 @@ def main(argv: list[str]) -> list[Sample]:
     }
     if args.label_shown == "blind_then_hint":
         settings["hinted_after"] = hint_mode(args)
-    accelerator = Accelerator(cpu=args.use_cpu)
+    accelerator = start_processes(use_cpu=args.use_cpu)
     with ending(accelerator):
         if output.exists():
             return reuse(output, settings, card, args, is_main=accelerator.is_main_process)

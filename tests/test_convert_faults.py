@@ -193,3 +193,46 @@ def test_nothing_is_overwritten(small_sets: dict[str, Builder], tmp_path: Path) 
     convert_small("ucf101", small_sets["ucf101"], tmp_path / "out")
     with pytest.raises(UserError, match=r"ucf101.yaml' exists; name another --output, or delete it"):
         convert_small("ucf101", small_sets["ucf101"], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "old", "new", "words"),
+    [
+        ("ssv2", "labels/labels.json", '"0"', '"²"', "no number"),
+        (
+            "ssv2",
+            "labels/train.json",
+            '"placeholders": [',
+            '"placeholders": 5, "other": [',
+            "'placeholders' is no list",
+        ),
+        ("ucf101", "classInd.txt", "1 ", "² ", "no 'number Class'"),
+    ],
+)
+def test_odd_official_files_are_told_in_one_sentence(
+    name: str, file: str, old: str, new: str, words: str, small_sets: dict[str, Builder], tmp_path: Path
+) -> None:
+    b = copy_of(small_sets[name], tmp_path)
+    replaced(b, file, old, new)
+    with pytest.raises(UserError, match=words):
+        convert_small(name, b, tmp_path / "out")
+
+
+@pytest.mark.parametrize("between", ["  ", "\t"])
+def test_blanks_between_path_and_number_are_no_contradiction(
+    between: str, small_sets: dict[str, Builder], tmp_path: Path
+) -> None:
+    b = copy_of(small_sets["ucf101"], tmp_path)
+    path = b.annotations / "trainlist01.txt"
+    path.write_text(path.read_text().replace(".avi ", f".avi{between}"))
+    assert "two_labels" not in notes(convert_small("ucf101", b, tmp_path / "out"))
+
+
+def test_one_file_under_two_names_is_in_two_splits(small_sets: dict[str, Builder], tmp_path: Path) -> None:
+    b = copy_of(small_sets["ucf101"], tmp_path)
+    first = (b.annotations / "trainlist01.txt").read_text().split()[0]
+    path = b.annotations / "testlist01.txt"
+    path.write_text(path.read_text() + first.replace("/", "//") + "\n")
+    report = convert_small("ucf101", b, tmp_path / "out")
+    assert first in str(notes(report)["two_splits"])
+    assert len({row["video"] for row in rows_of(report)}) == len(rows_of(report))

@@ -15,6 +15,7 @@ from rbft_trl.model.public import PublicBase, public_record
 SECRETS = [
     "hf_abcdefghijklmnopqrstuv", "sk-abcdefghijklmnopqrstuvwx", "ghp_abcdefghijklmnopqrstuvwx", "AKIAABCDEFGHIJKLMNOP",
     "-----BEGIN RSA PRIVATE KEY-----", "xoxb-1234567890-abc", "github_pat_abcdefghijklmnopqrstuv",
+    "xhf_abcdefghijklmnopqrstuv", "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.SflKxwRJSMeKKF2Q", "https://anna:passw0rd@host/x",
 ]  # fmt: skip
 PATHS = ["/home/anna/clips", "at /data/raw.csv", '{"root": "/mnt/x"}', "~/clips", "C:\\Users\\anna", "file:///etc/x"]
 FINE = ["24/7 and/or", "https://huggingface.co/a/b/c", "</details>", "Qwen/Qwen2-VL-2B", "../x", "a / b / c", "1/2/3"]
@@ -32,12 +33,28 @@ def test_a_secret_of_this_machine_is_found_anywhere(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("SERVICE_API_KEY", "violet-otter-42")
     (tmp_path / "prompts").mkdir()
     save_file({"w": np.zeros(2)}, tmp_path / "model.safetensors", {"made": "by violet-otter-42"})
-    with pytest.raises(UserError, match=r"model\.safetensors holds a token of this machine"):
+    with pytest.raises(UserError, match=r"model\.safetensors holds (?:the value of \$|this machine)"):
         check_clean(tmp_path)
     save_file({"w": np.zeros(2)}, tmp_path / "model.safetensors", {"format": "pt"})
     check_clean(tmp_path)
     (tmp_path / "prompts/label.txt").write_text("violet-otter-42")
-    with pytest.raises(UserError, match=r"prompts/label\.txt holds a token"):
+    with pytest.raises(UserError, match=r"prompts/label\.txt holds the value of \$SERVICE_API_KEY"):
+        check_clean(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["DB_PASS", "MY_TOKEN_2", "GITHUB_PAT", "HF_TOKEN", "openai_api_key", "SECRET_2"])
+def test_a_variable_whose_name_tells_a_secret(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rbft.json").write_text(json.dumps({"note": "violet-otter-42"}))
+    monkeypatch.setenv("COMPASS_PATH", "violet-otter-42")  # no secret
+    check_clean(tmp_path)
+    monkeypatch.setenv(name, "violet-otter-42")
+    with pytest.raises(UserError, match=rf"the value of \${name}"):
+        check_clean(tmp_path)
+
+
+def test_a_text_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match=r"chat_template\.jinja is not UTF-8 \(byte 3\)"):
         check_clean(tmp_path)
 
 

@@ -5,6 +5,7 @@ Xet is off here, as in tests/test_hub.py.
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,13 @@ def test_what_cannot_be_used_elsewhere_or_is_secret_is_refused(
     assert "weights None" in refused(*command, "--base_id", "org/base", "--eval", fake_evaluation(place))
     command[-1] = place / "dry4"
     found = refused(*command, "--base_id", "org/base", env={"MY_SERVICE_TOKEN": "Which name fits"})
-    assert "holds a token of this machine" in found and "Which name fits" not in found
+    assert "holds the value of $" in found and "Which name fits" not in found
     command[-1] = place / "dry5"
+    without = shutil.copytree(run, place / "no_tokenizer")
+    (without / "tokenizer.json").unlink()
+    lacking = [without, "--repo", "me/refused", "--to_folder", place / "dry6", "--base_id", "org/base"]
+    assert "lacks tokenizer.json, so nobody could use it" in refused(*lacking)
+    assert "works alone, but 2 processes" in refused(*lacking, env={"WORLD_SIZE": "2"})
     assert "nothing was pushed" in me.ok("push", *command, "--base_id", "org/base")
     assert (place / "dry5/README.md").is_file() and ("models", "me/refused") not in hub.repos
 

@@ -175,3 +175,15 @@ def test_weights_that_are_no_numbers_are_not_merged(stage1: Path, toy_set: tuple
     save_file({name: tensor * float("nan") for name, tensor in weights.items()}, copy / "adapter_model.safetensors")
     with pytest.raises(UserError, match="not those that were trained"):
         merge.main(command(copy, tmp_path / "out", toy_set))
+
+
+def test_a_place_that_cannot_be_written_and_several_processes_are_told_before_the_work(
+    stage1: Path, toy_set: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VideoClassifier, "from_checkpoint", None)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be made"):
+        merge.main(command(stage1, tmp_path / "file/out", toy_set))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"merge\.py works alone, but 2 processes"):
+        merge.main(command(stage1, tmp_path / "out", toy_set))

@@ -116,6 +116,7 @@ def test_every_clip_once_whatever_the_server_does(run: Callable, toy: Toy, capsy
     straight = run("straight", num_samples=2, temperature=1.0, label_shown="blind_then_hint", checks="label_match")
     toy.script(
         faults={"0": "503", "2": "retry 0.2", "5": "cut", "6": "hang 1.5", "9": "500", "11": "say {", "20": "cut"}
+        | {"13": "drip 9"}
     )
     rows = run(
         "faults", num_samples=2, temperature=1.0, label_shown="blind_then_hint", checks="label_match", server_timeout=1
@@ -127,7 +128,7 @@ def test_every_clip_once_whatever_the_server_does(run: Callable, toy: Toy, capsy
     hinted = len({row["id"] for row in rows if row["shown"]})
     assert 4 <= hinted <= 8 and len(rows) == 2 * (CLIPS + hinted)
     log = toy.log()["requests"]
-    assert len(log) == CLIPS + hinted + 7 and {seen["n"] for seen in log} == {2}
+    assert len(log) == CLIPS + hinted + 8 and {seen["n"] for seen in log} == {2}
     asked, again, *_ = [seen["time"] for seen in log if seen["seed"] == log[2]["seed"]]
     assert again - asked >= 0.2  # what Retry-After asked for, and no wait of our own is that long here
     told = capsys.readouterr().out

@@ -51,7 +51,7 @@ def test_server_options_that_are_refused(options: dict[str, Any], words: str) ->
     [
         ("3", 3, 3),
         ("-1", 0, 0),
-        ("nan", 0, 0),
+        ("nan", None, None),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
         ("soon", None, None),
         (None, None, None),

@@ -156,6 +156,14 @@ def handler(toy: Toy) -> type[BaseHTTPRequestHandler]:
             if kind == "hang":
                 time.sleep(float(rest))
                 self.close_connection = True
+            elif kind == "drip":  # a byte at a time, for so many seconds: no single read takes long
+                self.send_response(200)
+                self.end_headers()
+                self.close_connection = True
+                with contextlib.suppress(ConnectionError):
+                    for _ in range(int(float(rest) * 10)):
+                        self.wfile.write(b" ")
+                        time.sleep(0.1)
             elif kind == "cut":
                 body = json.dumps(toy.answer(asked, seen)).encode()
                 self.reply(200, body, send=len(body) // 2)

@@ -13,14 +13,20 @@ from pathlib import Path
 from rbft_trl.errors import UserError
 from rbft_trl.model.fetch import PUBLIC_FILES, VOCABULARY
 
-SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)$", re.IGNORECASE)
+SECRET_NAME = re.compile(  # as a word of the name, wherever it stands: MY_TOKEN_2, DB_PASS
+    r"(?:^|_)(TOKENS?|SECRETS?|PASS(?:WORD|WD|PHRASE)?|PAT|(?:API|ACCESS|SECRET|PRIVATE)_?KEY|CREDENTIALS?)(?:_|\d|$)"
+    r"|KEY$",
+    re.IGNORECASE,
+)
 SECRETS = {
-    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{16,}",
+    "a Hugging Face token": r"hf_[A-Za-z0-9]{16,}",
     "an OpenAI-style key": r"\bsk-[A-Za-z0-9_-]{20,}",
     "a GitHub token": r"\b(gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,})",
     "an AWS key": r"\b(AKIA|ASIA)[0-9A-Z]{16}\b",
     "a Google key": r"\bAIza[\w-]{30,}",
     "a Slack token": r"\bxox[abprs]-[\w-]{10,}",
+    "a JSON Web Token": r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}",
+    "a password in an address": r"\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/@]+@",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
 }
 # `/a/b` that begins a path: not within a word, a URL, a closing tag or a relative path.
@@ -65,20 +71,24 @@ def text_of(file: Path) -> str:
         with file.open("rb") as stream:
             (size,) = struct.unpack("<Q", stream.read(8))
             return json.dumps(json.loads(stream.read(size)).get("__metadata__", {}))
-    return "" if file.suffix == ".png" else file.read_text(encoding="utf-8")
+    try:
+        return "" if file.suffix == ".png" else file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file.name} is not UTF-8 (byte {error.start}), so nothing is pushed; save it so") from error
 
 
-def own_secrets() -> set[str]:
-    """The tokens that this process knows: the Hub's, and every variable that is called one."""
+def own_secrets() -> dict[str, str]:
+    """The tokens that this process knows and where each is from: the Hub's, and every variable that is called one."""
     from huggingface_hub import get_token
 
-    values = {value for key, value in os.environ.items() if SECRET_NAME.search(key)} | {get_token() or ""}
-    return {value for value in values if len(value) >= 8}
+    known = {value: f"the value of ${key}" for key, value in os.environ.items() if SECRET_NAME.search(key)}
+    known |= {get_token() or "": "this machine's token of the Hub"}
+    return {value: where for value, where in known.items() if len(value) >= 8}
 
 
-def _secret_in(text: str, own: set[str]) -> str | None:
-    if any(value in text for value in own):
-        return "a token of this machine"
+def _secret_in(text: str, own: dict[str, str]) -> str | None:
+    if where := next((where for value, where in own.items() if value in text), None):
+        return where
     return next((kind for kind, pattern in SECRETS.items() if re.search(pattern, text)), None)
 
 

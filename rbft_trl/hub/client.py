@@ -4,6 +4,7 @@ Input: a folder and a repository. Output: one commit, or none if nothing has cha
 """
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,6 +95,12 @@ def upload(folder: Path, repo: str, *, private: bool, message: str) -> tuple[str
             )
         files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
         there = [sibling.rfilename for sibling in before.siblings or []]
+        if "metrics.json" in there and "metrics.json" not in files:
+            warnings.warn(
+                f"'{repo}' tells the metrics of an earlier push, and this one brings none, so they are removed there; "
+                "push again with --eval to tell them",
+                stacklevel=2,
+            )
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             CommitOperationDelete(name) for name in there if is_public(name) and name not in files
         ]

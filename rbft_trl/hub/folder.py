@@ -22,6 +22,9 @@ from rbft_trl.model.fetch import PROCESSOR, WEIGHTS
 from rbft_trl.model.provenance import RECORD_FILE
 from rbft_trl.model.public import PublicBase, public_record, rationales_text, recipe_text
 
+NEEDED = [("tokenizer.json", "vocab.json"), ("tokenizer_config.json",)]  # one of each
+NEEDED += [("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")]
+
 
 @dataclasses.dataclass(frozen=True)
 class Publication:
@@ -69,6 +72,9 @@ def finish_folder(source: Path, record: dict[str, Any], card: TaskCard, told: Pu
             f"the adapter in '{source}' belongs on merged weights that only this machine has; merge it too, with "
             "rbft_trl/merge.py, and push the result"
         )
+    for names in NEEDED:
+        if not any((out / name).is_file() for name in names):
+            raise UserError(f"'{source}' lacks {names[0]}, so nobody could use it; copy the whole folder of the run")
     metrics = read_metrics(told.evaluation, record)
     _rewrite(out / "adapter_config.json", _base_keys(told.base) if told.base else {})
     _rewrite(out / "config.json", {})

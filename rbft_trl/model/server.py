@@ -5,8 +5,11 @@ How vLLM is started for it is in docs/serving.md.
 """
 
 import base64
+import contextlib
 import email.utils
 import io
+import json
+import math
 import os
 import random
 import threading
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import requests
+import urllib3
 from PIL import Image
 from requests.adapters import HTTPAdapter
 
@@ -28,6 +32,7 @@ ATTEMPTS = 8
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds; doubled after each attempt, about 60 in all
 LONGEST_ASKED_WAIT = 600.0  # seconds that a server may ask for by Retry-After
 CONNECT_SECONDS = 10.0
+LARGEST_ANSWER = 64 << 20  # bytes; texts and token ids of one clip are far smaller
 WORTH_ANOTHER_TRY = (408, 425, 429)  # and everything from 500 on
 
 
@@ -121,7 +126,7 @@ class Server:
                 with self.lock:
                     self.repeated[error.what] += 1
                 last, wait = error, FIRST_WAIT * 2**attempt * random.uniform(0.5, 1.0)
-                wait = min(wait, LONGEST_WAIT) if error.wait is None else min(error.wait, LONGEST_ASKED_WAIT)
+                wait = max(min(wait, LONGEST_WAIT), min(error.wait or 0.0, LONGEST_ASKED_WAIT))
             if attempt + 1 < ATTEMPTS and self.stopped.wait(wait):
                 break
         raise UserError(
@@ -133,15 +138,19 @@ class Server:
         """One request; raises `PassingError` where another may help, `UserError` where it cannot."""
         limits = (min(CONNECT_SECONDS, self.timeout), self.timeout)
         try:
-            reply = self.session.request(method, self.url + path, json=body, timeout=limits, allow_redirects=False)
-        except requests.Timeout as error:
+            reply = self.session.request(
+                method, self.url + path, json=body, timeout=limits, allow_redirects=False, stream=True
+            )
+            with contextlib.closing(reply):
+                said = read_body(reply, time.monotonic() + self.timeout)
+        except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
             raise PassingError(f"time-out after {self.timeout:g} s") from error
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader) as error:
             raise UserError(
                 f"server_url '{self.url}' or {KEY} cannot be sent ({type(error).__name__}); correct it"
             ) from None
-        except requests.RequestException as error:
-            cut = isinstance(error, requests.exceptions.ChunkedEncodingError)
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            cut = isinstance(error, urllib3.exceptions.ProtocolError)
             raise PassingError("cut answer" if cut else "connection failed") from error
         if reply.status_code >= 500 or reply.status_code in WORTH_ANOTHER_TRY:
             raise PassingError(f"HTTP {reply.status_code}", asked_wait(reply.headers.get("Retry-After")))
@@ -149,10 +158,10 @@ class Server:
             done = f"refuses the key of {KEY}; set another" if self.key else f"wants a key; set {KEY}"
             raise UserError(f"the server at '{self.url}' {done} in the environment (HTTP {reply.status_code})")
         if reply.status_code >= 300:
-            raise UserError(f"the server at '{self.url}' answers HTTP {reply.status_code}: {self._said(reply)}")
+            raise UserError(f"the server at '{self.url}' answers HTTP {reply.status_code}: {self._said(reply, said)}")
         try:
-            found = reply.json()
-        except ValueError as error:
+            found = json.loads(said)
+        except (ValueError, RecursionError) as error:
             raise PassingError("answer that is not JSON") from error
         if not isinstance(found, dict):
             raise PassingError("answer that is no JSON object")
@@ -163,16 +172,16 @@ class Server:
             request.headers["Authorization"] = f"Bearer {self.key}"
         return request
 
-    def _said(self, reply: requests.Response) -> str:
+    def _said(self, reply: requests.Response, body: bytes) -> str:
         """The first line of a refusal, without the key."""
         if reply.is_redirect:
             return f"it points to '{reply.headers['Location'].partition('?')[0]}'; write that address as server_url"
         try:
-            error = reply.json()
+            error = json.loads(body)
             error = error.get("error", error)
             text = str(error.get("message", error) if isinstance(error, dict) else error)
         except (ValueError, AttributeError):
-            text = reply.text
+            text = body.decode("utf-8", "replace")
         line = next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
         line = "".join(sign if sign.isprintable() else " " for sign in line)
         return (line.replace(self.key, "***") if self.key else line)[:300]
@@ -230,6 +239,22 @@ def frames_url(clip: Clip) -> str:
     return "data:video/jpeg;base64," + ",".join(encoded)
 
 
+def read_body(reply: requests.Response, deadline: float) -> bytes:
+    """The body of a reply, as it comes: a limit of time per read would not stop a server that sends a byte at a time.
+
+    Raises:
+        PassingError: if it is not whole by `deadline` (of `time.monotonic`), or larger than any answer.
+    """
+    body = bytearray()
+    while piece := reply.raw.read1(1 << 16, decode_content=True):
+        body += piece
+        if time.monotonic() > deadline:
+            raise PassingError("time-out in the middle of an answer")
+        if len(body) > LARGEST_ANSWER:
+            raise PassingError(f"answer of more than {LARGEST_ANSWER >> 20} MB")
+    return bytes(body)
+
+
 def read_answer(reply: dict[str, Any], num_samples: int) -> Answer:
     """The texts and the count in a reply.
 
@@ -238,11 +263,11 @@ def read_answer(reply: dict[str, Any], num_samples: int) -> Answer:
         UserError: if it cannot be used, now or later.
     """
     try:
-        choices = sorted(reply["choices"], key=lambda choice: choice["index"])
+        choices = sorted(reply["choices"], key=lambda choice: int(choice["index"]))
         reasons = [choice["finish_reason"] for choice in choices]
         texts = [choice["message"]["content"] for choice in choices]
         counted = reply["usage"]["prompt_tokens"]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"the server's answer lacks {error}; use one that gives choices and usage") from error
     if len(choices) != num_samples:
         raise UserError(f"the server gave {len(choices)} texts for n = {num_samples}; use one that knows `n`")
@@ -261,7 +286,8 @@ def asked_wait(header: str | None) -> float | None:
     if not header:
         return None
     try:
-        return max(0.0, float(header))
+        seconds = float(header)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:

@@ -40,19 +40,19 @@ def ucf101(given: Given) -> Conversion:
     """
     folder, source = given.annotations, "UCF101 (ucfTrainTestlist)"
     lines = [(place, line.split()) for place, line in read_lines(official(folder, "classInd.txt", source=source))]
-    if bad := [place for place, words in lines if len(words) != 2 or not words[0].isdigit()]:
+    if bad := [place for place, words in lines if len(words) != 2 or not words[0].isdecimal()]:
         raise UserError(f"{bad[0]} is no 'number Class'; take the official classInd.txt")
     numbers = {words[0]: words[1] for _, words in lines}
     names = class_names(list(numbers.values()))
     rows, other, unknown = [], [], []
     for split in ("train", "test"):
         for place, line in read_lines(official(folder, f"{split}list{given.fold:02d}.txt", source=source)):
-            clip, _, number = line.partition(" ")
+            clip, *number = line.split(maxsplit=1)  # no class and no clip of this set has a blank in its name
             name, _, file = clip.partition("/")
             if name not in names:
                 unknown.append(clip)
                 continue
-            if number and numbers.get(number) != name:
+            if number and numbers.get(number[0].strip()) != name:
                 other.append(clip)
             found = re.search(r"_(g\d+)_c\d+", file)
             group = f"{name}_{found[1]}" if found else without_suffix(clip)
@@ -142,7 +142,7 @@ def ssv2(given: Given) -> Conversion:
             given.annotations, *names, source="Something-Something v2", needed=name != "test-answers.csv"
         )
     numbers = read_json_file(files["labels.json"], dict)
-    if bad := [name for name, number in numbers.items() if not str(number).isdigit()]:
+    if bad := [name for name, number in numbers.items() if not str(number).isdecimal()]:
         raise UserError(f"'{files['labels.json']}' gives '{bad[0]}' no number; take the official file")
     names = sorted(numbers, key=lambda name: int(numbers[name]))
     train, filled = _ssv2_rows(files["train.json"], "train")
@@ -170,6 +170,8 @@ def _ssv2_rows(path: Path, split: str) -> tuple[list[Row], list[str]]:
             raise UserError(f"{place} lacks 'id' or 'template'; take the official file")
         label = item["template"].replace("[", "").replace("]", "")
         rows.append({"clip": item["id"], "label": label, "split": split, "place": place})
+        if not isinstance(item.get("placeholders") or [], list):
+            raise UserError(f"{place}: 'placeholders' is no list; take the official file")
         things = iter(item.get("placeholders") or [])
         filled = re.sub(r"\[[^\]]*\]", lambda found, things=things: str(next(things, found[0])), item["template"])
         if item.get("label") and str(item["label"]).casefold() != filled.casefold():

@@ -221,9 +221,10 @@ def settle(rows: list[Row]) -> tuple[list[Row], list[Note]]:
     """
     by_clip: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        by_clip[(row["clip"], row.get("start"), row.get("end"))].append(row)
+        by_clip[(row.get("video", row["clip"]), row.get("start"), row.get("end"))].append(row)  # one file, two names
     kept, labels, splits, copies = [], [], [], []
-    for (clip, *_), same in by_clip.items():
+    for same in by_clip.values():
+        clip = same[0]["clip"]
         if len({row["label"] for row in same}) > 1:
             labels.append(clip)
             continue

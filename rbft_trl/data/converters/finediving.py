@@ -105,7 +105,7 @@ def _keys(value: Any, path: Path) -> list[tuple[str, int]]:
 def _is_key(key: Any) -> bool:
     """Whether `key` is a video's name and a number."""
     pair = isinstance(key, list | tuple) and len(key) == 2 and isinstance(key[0], str)
-    return pair and isinstance(key[1], int | str) and str(key[1]).isdigit()
+    return pair and isinstance(key[1], int | str) and str(key[1]).isdecimal()
 
 
 def _other_labels(coarse: dict[tuple[str, int], Row], fine: Any) -> list[str]:

@@ -152,7 +152,7 @@ def listed_classes(path: Path, names: list[str]) -> list[str]:
     by_name = {normalise(name): name for name in names}
     base = []
     for place, line in read_lines(path):
-        text = line.split(",", 1)[1].strip(' "') if line.split(",")[0].isdigit() else line
+        text = line.split(",", 1)[1].strip(' "') if line.split(",")[0].isdecimal() else line
         if text == line == "id,name":
             continue
         found = by_name.get(normalise(text)) or by_name.get(normalise(in_words(text)))
