@@ -81,8 +81,8 @@ def own_secrets() -> dict[str, str]:
     """The tokens that this process knows and where each is from: the Hub's, and every variable that is called one."""
     from huggingface_hub import get_token
 
-    known = {value: f"the value of ${key}" for key, value in os.environ.items() if SECRET_NAME.search(key)}
-    known |= {get_token() or "": "this machine's token of the Hub"}
+    known = {get_token() or "": "this machine's token of the Hub"}
+    known |= {value: f"the value of ${key}" for key, value in os.environ.items() if SECRET_NAME.search(key)}
     return {value: where for value, where in known.items() if len(value) >= 8}
 
 
