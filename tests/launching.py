@@ -75,6 +75,7 @@ def start(folder: Path, config: Path, entry: str, *argv: str, options: tuple[str
     command += ["--main_process_port", "0"] if "--main_process_port" not in options else []
     command += [str(witness), str(out), str(ENTRIES / f"{entry}.py"), *argv]
     told = (folder / f"{out.name}.log").open("wb")
+    env |= {"PYTHONPATH": str(REPOSITORY)} if "ON_CPU" in env else {}  # the witness then needs tests/fsdp_on_cpu.py
     return subprocess.Popen(command, cwd=folder, stdout=told, stderr=told, env=os.environ | env), out
 
 
