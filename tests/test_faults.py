@@ -3,8 +3,10 @@
 `python -m pytest tests/test_faults.py -m slow` prints the table of docs/reliability.md; FAULT_SEED draws other points.
 """
 
+import itertools
 import os
 import random
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +16,11 @@ import pytest
 from rbft_trl.data.jsonl import read_jsonl
 from tests.faults import FAULTS, Case, finish, outcome, start
 from tests.helpers import toy_recipe
+from tests.hub_process import HubProcess
+from tests.hub_server import HubServer
 
 POINTS = 5
+PUSH = "HTTP 500 on push"
 SEED = int(os.environ.get("FAULT_SEED", 0))
 CELLS = [(fault, stage) for fault, (_, stages) in FAULTS.items() for stage in stages]
 STEPS = 12
@@ -55,7 +60,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], tupl
     rows: dict[tuple[str, str], tuple[int, int]] = {}
     yield rows
     lines = [f"| fault (seed {SEED}) | stage 0 | stage 1 | stage 2 | evaluation |", "|---|---|---|---|---|"]
-    for fault in FAULTS:
+    for fault in [*FAULTS, PUSH]:
         cells = [rows.get((fault, stage)) for stage in ("stage0", "stage1", "stage2", "eval")]
         lines.append(f"| {fault} | " + " | ".join(f"{c[1]} of {c[0]}" if c else "-" for c in cells) + " |")
     lines.append(f"{sum(fine for _, fine in rows.values())} of {sum(tried for tried, _ in rows.values())} cases")
@@ -92,4 +97,36 @@ def test_fault(
         if fault.startswith("disk"):
             subprocess.run(["rm", "-rf", str(case.out.parent)], check=True)
     table[fault, stage] = (POINTS, sum(result == "fine" for result in found.values()))
+    assert set(found.values()) == {"fine"}, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_http_500_on_push(
+    straight: dict[str, Case], table: dict, tmp_path: Path, me: HubProcess, hub: HubServer, stage: str
+) -> None:
+    """From a random request on, a random number of answers is 500; a push that failed is made again by hand."""
+    draw, case, found, requests = random.Random(f"{SEED} push {stage}"), straight[stage], {}, 0
+    for number in range(-1, POINTS):
+        out, name = tmp_path / str(number), f"me/{stage}_{SEED}_{number + 1}"
+        options = {"push_to_hub": True, "hub_model_id": name, "hub_strategy": "every_save", "hub_private_repo": False}
+        options |= {"hub_base_id": "org/base", "hub_license": "apache-2.0", "output_dir": out}
+        first, count = (draw.randrange(requests), draw.choice([1, 2, 6, 50])) if number >= 0 else (0, 0)
+        asked = itertools.count()
+        hub.fault_of = lambda line, asked=asked, bad=range(first, first + count): 500 if next(asked) in bad else None
+        done = me.run("sft", case.recipe, *(word for key, value in options.items() for word in (f"--{key}", value)))
+        if number < 0:  # the push without a fault says how many requests there are
+            requests = next(asked)
+        del hub.fault_of
+        if again := re.search(r"the model is safe in '.*?', push it with: python rbft_trl/push.py (.*)", done.said):
+            me.ok("push", *again[1].split())
+        assert ("models", name) in hub.repos, done.said[-3000:]
+        pushed = hub.repos["models", name].files.get("adapter_model.safetensors")
+        fine = done.code == 0 and "Traceback" not in done.said and case.result(out) == case.result(case.straight)
+        fine = fine and pushed == (out / "adapter_model.safetensors").read_bytes()
+        if number < 0:
+            assert fine and not again, done.said[-3000:]
+        else:
+            found[f"run {number}: {count} from request {first} of {requests}"] = "fine" if fine else done.said[-600:]
+    table[PUSH, stage] = (POINTS, sum(result == "fine" for result in found.values()))
     assert set(found.values()) == {"fine"}, found
