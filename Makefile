@@ -23,8 +23,8 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(RUN) -m pytest -n 2 --dist loadfile
 
-test-all: $(VENV)/.installed
-	$(RUN) -m pytest -m "slow or not slow"
+test-all: test
+	$(RUN) -m pytest -m slow
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
