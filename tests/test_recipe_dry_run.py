@@ -1,22 +1,25 @@
 """Every recipe with every setup is run for two steps on a CPU: what is overridden is listed here, and nothing else.
 
-The files themselves are run, from another directory, so that what one stage writes the next one reads as it says.
+The files themselves are run, from another directory, so that what one stage writes the next one reads as it says. A
+comparison hands its stages nothing but card and setup: its folder is copied, and the rest is written into the copies.
 """
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from rbft_trl import compare, rationales, sft
 from rbft_trl import eval as evaluation
-from rbft_trl import rationales, sft
 from rbft_trl.data.jsonl import read_json
 from tests.helpers import REPOSITORY
 from tests.tiny_families import FAMILIES, tiny_base
 
 # What a CPU, a tiny model and a few clips cannot do or need not do; card and base are those of the test.
-ALWAYS = {"attn_implementation": "sdpa", "min_pixels": 56 * 56, "max_pixels": 64 * 64, "use_cpu": "true"}
+ALWAYS = {"attn_implementation": "sdpa", "min_pixels": 56 * 56, "max_pixels": 64 * 64, "use_cpu": True}
 TRAINING = {"max_steps": 2, "per_device_train_batch_size": 2}
 STAGE0 = {"max_new_tokens": 8, "checks": "none"}  # the tiny model writes noise
 FEW_CLIPS = {"shots": 2}  # where a setup draws more clips per class than the test has
@@ -26,6 +29,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "stage2": ALWAYS | TRAINING,
     "direct": ALWAYS | TRAINING,
     "eval": ALWAYS,
+    # The other arms and draws are those of tests/test_compare.py; oracle_texts is for an arm that is left out.
+    "compare": {"arms": "[direct, rbft]", "seeds": 1, "oracle_texts": "null"},
 }
 MAINS = {"rationales": rationales.main, "eval": evaluation.main}
 
@@ -50,7 +55,7 @@ def test_every_recipe_is_run() -> None:
     folders = {REPOSITORY / folder for folder, _ in FOLDERS}
     found = {path for path in (REPOSITORY / "recipes").rglob("*.yaml") if path.parent.name not in ("setups", "tasks")}
     assert {path.parent for path in found} == folders
-    assert {path.stem for path in found} == {*OVERRIDES, "setup", "compare"}
+    assert {path.stem for path in found} == {*OVERRIDES, "setup"}
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +106,36 @@ def test_the_recipes_run_one_after_the_other(
     assert resolved == second["recipe"] and resolved["weight_decay"] == (0.0 if name == "toy" else 0.1)
     metrics = run("eval")
     assert metrics["n"] == 24
+
+
+@pytest.mark.parametrize(
+    ("folder", "family"),
+    [("recipes", FIRST["recipes", "qlora_24gb"]), ("recipes/toy", FIRST["recipes/toy", None])],
+    ids=lambda value: value,
+)
+def test_the_comparison_runs_the_recipes_beside_it(
+    folder: str,
+    family: str,
+    toy_set: tuple[Path, Path],
+    bases: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(REPOSITORY / "recipes", tmp_path / "recipes")
+    for name in OVERRIDES.keys() - {"compare"}:
+        file = tmp_path / folder / f"{name}.yaml"
+        changes = OVERRIDES[name] | {"model_name_or_path": str(bases(family))}
+        changes |= FEW_CLIPS if folder == "recipes/toy" else {}
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+    words = [word for key, value in OVERRIDES["compare"].items() for word in (f"--{key}", str(value))]
+    result = compare.main([f"{folder}/compare.yaml", "--task", str(toy_set[0]), *words])
+    direct, rbft = (result["arms"][name]["draws"][0] for name in ("direct", "rbft"))
+    assert set(result["arms"]) == {"direct", "rbft"} and direct["metrics"]["n"] == rbft["metrics"]["n"] == 24
+    assert direct["steps"] == rbft["steps"] == 4 and direct["presentations"] == rbft["presentations"]
+    written = tmp_path / yaml.safe_load((tmp_path / folder / "compare.yaml").read_text())["output_dir"]
+    assert (written / "report.html").is_file()
+    for arm, stage in (("direct", "direct"), ("rbft", "stage1"), ("rbft", "stage2")):
+        resolved = read_json(written / "draw0" / arm / stage / "recipe.json")  # with what the setup gave
+        assert resolved["load_in_4bit"] is (folder == "recipes")
+        assert resolved["weight_decay"] == (0.0 if folder == "recipes/toy" else 0.1)
