@@ -39,7 +39,7 @@ class Machine:
 
     Args:
         gpus (`int`): Number of GPUs, one process each.
-        engine (`str`): One of `ENGINES` of model/cost.py.
+        engine (`str`): ddp, zero2, zero3 or fsdp2.
         gpu (`str`): Name in `GPUS`, for the time.
         memory (`float`, *optional*): GB of one GPU; left out: the sizes that people have.
     """

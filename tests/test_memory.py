@@ -2,15 +2,21 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+from transformers import AutoModelForImageTextToText
 
 from rbft_trl import check
 from rbft_trl.configs import AdapterArguments
 from rbft_trl.errors import UserError
 from rbft_trl.memory import Machine, advice, changes, keeping_the_batch
-from rbft_trl.model.cost import Setting, base_config, meta_model, optimizer_bytes, training_cost, weight_bytes
+from rbft_trl.model.cost import base_config, meta_model, training_cost
+from rbft_trl.model.held import Setting, _whole_at_once, held_bytes, optimizer_bytes, weight_bytes
+from rbft_trl.model.loading import mark_trained
 from rbft_trl.model.meta_step import Clip
 from tests.helpers import toy_recipe
 
@@ -42,8 +48,62 @@ def test_engines_share_what_they_share() -> None:
     }
     assert costs["ddp"].weights == one.weights and costs["ddp"].gradients == 2 * one.gradients
     assert costs["zero2"].weights == one.weights and costs["zero2"].gradients == one.gradients / 4
-    assert costs["fsdp2"].weights < one.weights / 3 and costs["fsdp2"].optimizer == one.optimizer / 4
+    assert costs["fsdp2"].weights < one.weights / 2 and costs["fsdp2"].optimizer == one.optimizer / 4
     assert one.seconds("h200")[0] < one.seconds("a100")[0] < one.seconds("a100")[1]
+
+
+def test_fsdp2_trains_fp32_copies_of_bf16_weights() -> None:
+    """16 bytes per number over the GPUs, where one GPU without sharding holds 8."""
+    full = AdapterArguments(use_peft=False, train_parts=["llm", "merger", "vision"])
+    model = meta_model(base_config(BASE), Setting(full))
+    numbers = sum(p.numel() for p in model.parameters())
+    alone = held_bytes(model, Setting(full))
+    assert alone.weights + alone.gradients + alone.optimizer == pytest.approx(8 * numbers, rel=1e-6)
+    eight, sixteen, waiting = (
+        held_bytes(model, Setting(full, engine="fsdp2", gpus=gpus, accumulation=accumulation))
+        for gpus, accumulation in ((8, 1), (16, 1), (8, 2))
+    )
+    freed = sum(getattr(eight, k) - getattr(sixteen, k) for k in ("weights", "gradients", "optimizer"))
+    assert freed == pytest.approx(16 * numbers / 16, rel=1e-6)  # what the whole layers take cancels out
+    assert eight.optimizer == pytest.approx(8 * numbers / 8)
+    assert waiting.gradients - eight.gradients == pytest.approx((2 - 4 / 8) * numbers)  # whole until the last batch
+    plain = held_bytes(model, Setting(full, engine="fsdp2", gpus=8, autocast=False))
+    assert plain.optimizer == eight.optimizer / 2
+
+
+def test_accelerate_holds_what_is_estimated_under_fsdp2(smoke_base: Path) -> None:
+    """accelerate's own `fsdp2_prepare_model` and a step of AdamW, in one process over gloo."""
+    model = AutoModelForImageTextToText.from_pretrained(smoke_base, dtype=torch.bfloat16)
+    full = Setting(AdapterArguments(use_peft=False, train_parts=["llm", "merger", "vision"]), engine="fsdp2")
+    said = held_bytes(mark_trained(model, full.adapters), full)
+    layer, head = (sum(map(torch.Tensor.numel, unit)) for unit in _whole_at_once(model)[1:])
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+        plugin.cpu_ram_efficient_loading = False
+        plugin.set_mixed_precision("bf16")
+        accelerator = SimpleNamespace(
+            state=SimpleNamespace(fsdp_plugin=plugin), mixed_precision="bf16", is_main_process=False
+        )
+        sharded = fsdp2_prepare_model(accelerator, model)
+        optimizer = torch.optim.AdamW(sharded.parameters())
+        sharded(input_ids=torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()
+        for parameter in sharded.parameters():  # the tower saw no clip
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        optimizer.step()
+        parts = [p.to_local() for p in sharded.parameters()]
+        gradients = [p.grad.to_local() for p in sharded.parameters()]
+        states = [t.to_local() for state in optimizer.state.values() for t in state.values() if t.ndim]
+        held = {
+            k: sum(t.numel() * t.element_size() for t in v)
+            for k, v in zip("wgs", (parts, gradients, states), strict=True)
+        }
+    finally:
+        torch.distributed.destroy_process_group()
+    buffers = sum(b.numel() * b.element_size() for b in model.buffers())
+    assert said.weights == held["w"] + buffers + 2 * (2 * layer + head)
+    assert said.gradients == held["g"] + 2 * 2 * max(layer, head)
+    assert said.optimizer == pytest.approx(held["s"], rel=1e-4)  # and the numbers of steps
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,16 @@ Input: a model on the meta device, a setting and the sizes of a batch. Output: a
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, TrainingArguments
-from trl import SFTTrainer
 
-from rbft_trl.configs import AdapterArguments
 from rbft_trl.errors import UserError
-from rbft_trl.model.families import part_of, published_config
+from rbft_trl.model.families import published_config
+from rbft_trl.model.held import Setting, held_bytes, weight_bytes
 from rbft_trl.model.loading import cut_graph_of_frozen_parts, mark_trained
-from rbft_trl.model.meta_step import Clip, Counted, count_prefill, count_training
+from rbft_trl.model.meta_step import Clip, count_prefill, count_training
 
 GB = 1e9
 CONTEXT = 1.0 * GB  # assumed: CUDA context, kernels and the work space of cuBLAS, per GPU
@@ -33,39 +31,6 @@ GPUS = {  # dense bf16 FLOP/s and memory in GB, from NVIDIA's data sheets
     "h200": (989e12, 141),
 }
 SIZES = (24, 40, 80, 141)  # GB of the cards that people have
-ENGINES = ("ddp", "zero2", "zero3", "fsdp2")
-NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes per weight: 4 bits, one byte per block of 64, fp32 per 256 blocks
-EIGHT_BIT = 1 + 4 / 256  # bytes per number of an 8-bit optimizer state, in blocks of 256
-SMALL = 4096  # bitsandbytes keeps the states of smaller tensors in fp32
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What of a recipe decides its cost.
-
-    Args:
-        adapters (`AdapterArguments`): What is trained.
-        dtype (`torch.dtype`): Of the weights that are not in 4 bit.
-        load_in_4bit (`bool`): NF4 in the language model.
-        autocast (`bool`): The trainer's `bf16`.
-        recompute (`bool`): `activation_checkpointing`.
-        accumulation (`int`): Micro-batches per step.
-        gpus (`int`): Number of processes, one GPU each.
-        engine (`str`): ddp (whole model on each), zero2 (optimizer and gradients sharded), zero3 or fsdp2 (all).
-        attention (`str`): sdpa, eager or flash_attention_2 in the language model.
-        device (`str`): Whose kernels: cuda, or cpu.
-    """
-
-    adapters: AdapterArguments | None
-    dtype: torch.dtype = torch.bfloat16
-    load_in_4bit: bool = False
-    autocast: bool = True
-    recompute: bool = False
-    accumulation: int = 1
-    gpus: int = 1
-    engine: str = "ddp"
-    attention: str = "sdpa"
-    device: str = "cuda"
 
 
 @dataclasses.dataclass
@@ -153,35 +118,15 @@ def training_cost(
         accumulated=setting.accumulation > 1,
         masked=setting.attention != "flash_attention_2",
     )
-    trained = [p for p in model.parameters() if p.requires_grad]
-    states = optimizer_bytes(trained, training)
-    base, adapters, unpacked = weight_bytes(model, load_in_4bit=setting.load_in_4bit)
-    return _shared(model, setting, counted, base, adapters, unpacked, states)
-
-
-def _shared(
-    model: nn.Module, setting: Setting, counted: Counted, base: float, adapters: float, unpacked: float, states: float
-) -> Cost:
-    """What of it lies on one GPU under the engine."""
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    gradients, count, engine = float(trained), setting.gpus, setting.engine
-    if engine == "ddp" and count > 1:
-        gradients *= 2  # DDP's buckets hold a second copy
-    if engine.startswith("zero"):  # DeepSpeed trains an fp32 copy of the trained weights
-        states = sum(12 * p.numel() for p in model.parameters() if p.requires_grad)
-    layer = _largest_layer(model) if engine in ("zero3", "fsdp2") else 0.0
-    if engine != "ddp":
-        gradients, states = gradients / count, states / count
-    if engine in ("zero3", "fsdp2"):
-        base, adapters = base / count + 2 * layer, adapters / count  # this layer and the next are whole
-    held = counted.bytes.get("gradients", 0)
-    moving = counted.peak - held - counted.bytes.get("inputs", 0) - counted.bytes.get("head", 0)
+    own = held_bytes(model, setting, training)
+    gone = sum(counted.bytes.get(kind, 0) for kind in ("gradients", "inputs", "head"))
+    alone = setting.engine == "ddp" and setting.gpus == 1 and setting.accumulation == 1
     return Cost(
-        weights=base,
-        adapters=adapters,
-        gradients=gradients if setting.accumulation > 1 or engine != "ddp" or count > 1 else float(held),
-        optimizer=states,
-        activations=moving + unpacked,
+        weights=own.weights,
+        adapters=own.adapters,
+        gradients=float(counted.bytes.get("gradients", 0)) if alone else own.gradients,
+        optimizer=own.optimizer,
+        activations=counted.peak - gone + own.unpacked,
         logits=counted.bytes.get("head", 0),
         inputs=counted.bytes.get("inputs", 0),
         overhead=_overhead(setting, counted.peak),
@@ -191,59 +136,6 @@ def _shared(
 
 def _overhead(setting: Setting, moving: float) -> float:
     return CONTEXT + FRAGMENTATION * moving if setting.device == "cuda" else 0.0
-
-
-def _largest_layer(model: nn.Module) -> float:
-    layers = [m for m in model.modules() if type(m).__name__ in (getattr(model, "_no_split_modules", None) or ())]
-    return max((sum(p.numel() * p.element_size() for p in m.parameters()) for m in layers), default=0.0)
-
-
-def weight_bytes(model: nn.Module, *, load_in_4bit: bool) -> tuple[float, float, float]:
-    """Bytes of the base and of its adapters, and of the largest 4-bit layer while it is unpacked to bf16."""
-    head = model.get_output_embeddings().weight
-    packed: set[int] = set()
-    if load_in_4bit:  # bitsandbytes takes every linear layer but those of the tower and the head
-        packed = {
-            id(module.weight)
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and part_of(name) == "llm" and ".lora_" not in name
-        } - {id(head)}
-    base = adapters = unpacked = 0.0
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            adapters += parameter.numel() * parameter.element_size()
-        elif id(parameter) in packed:
-            base += parameter.numel() * NF4
-            unpacked = max(unpacked, parameter.numel() * 2.0)
-        else:
-            base += parameter.numel() * parameter.element_size()
-    return base + sum(b.numel() * b.element_size() for b in model.buffers()), adapters, unpacked
-
-
-def optimizer_bytes(trained: Sequence[torch.Tensor], training: TrainingArguments | None = None) -> float:
-    """Bytes of the optimizer's states: by its first step on tensors without contents, or by what 8 bits take.
-
-    Paged states of bitsandbytes may leave the GPU when it is full; they are counted as if they stayed.
-    """
-    if training is None:
-        return float(sum(2 * p.numel() * p.element_size() for p in trained))
-    name = str(getattr(training.optim, "value", training.optim))
-    kind, options = SFTTrainer.get_optimizer_cls_and_kwargs(training)
-    if kind.__module__.startswith("bitsandbytes"):
-        states = 1 if "lion" in name or "rmsprop" in name else 2
-        each = EIGHT_BIT if "8bit" in name else 4.0
-        return sum(states * p.numel() * (each if p.numel() >= SMALL else 4.0) for p in trained)
-    options = {key: value for key, value in options.items() if key not in ("params", "fused")}
-    copies = [nn.Parameter(torch.empty_like(p, device="meta")) for p in trained]
-    for copy in copies:
-        copy.grad = torch.empty_like(copy)
-    optimizer = kind(copies, **options)
-    optimizer.step()
-    return float(sum(_sizes(state) for state in optimizer.state.values()))
-
-
-def _sizes(state: dict[str, Any]) -> int:
-    return sum(t.numel() * t.element_size() for t in state.values() if isinstance(t, torch.Tensor))
 
 
 def reading_cost(
