@@ -1,7 +1,8 @@
 """Makes the toy data set: real H.264 clips, clips.csv, and the true attributes beside them.
 
-Output: OUT/clips/*.mp4, OUT/clips.csv (id, video, label, split, group), OUT/attributes.jsonl (truth and captions).
-Command: python toy/clips.py --out outputs/toy/clips --shift 0.65
+Output: OUT/clips/*.mp4, OUT/clips.csv (id, video, label, split, group), OUT/attributes.jsonl (per clip the truth, the
+true caption `text`, and `guideline`: the caption and why it fits the class).
+Command: python toy/clips.py --domain fine     (toy/domains.py says what there is; without it: the demo's, *far*)
 """
 
 import argparse
@@ -19,9 +20,12 @@ from tqdm import tqdm
 
 from rbft_trl.data.jsonl import make_folder, write_json, write_jsonl, write_text
 from rbft_trl.errors import UserError, run_entry
-from toy.scenes import FPS, LABELS, SIDE, Background, Scene, draw_background, draw_scene, render
+from toy.domains import DOMAINS, Domain
+from toy.scenes import FPS, SIDE, Background, Scene, draw_background, draw_scene, render
 
-DEFAULT_SHIFT = 0.65
+DEFAULT = "far"
+DEFAULT_SHIFT = DOMAINS[DEFAULT].shift
+OUTPUTS = Path(__file__).resolve().parents[1] / "outputs/toy"
 STAMP = "made.json"
 
 
@@ -42,7 +46,8 @@ def write_clip(path: Path, frames: np.ndarray) -> None:
 def plan(args: argparse.Namespace) -> list[dict[str, Any]]:
     """One entry per clip: split, scene and camera; cameras (groups) have 2 to 4 clips and never leave a split."""
     rng = np.random.default_rng(args.seed)
-    names = list(LABELS)
+    domain = DOMAINS[args.domain]
+    names = list(domain.labels)
     wanted = [("train", name, True) for name in names for _ in range(args.labelled)]
     wanted += [("train", names[i % len(names)], False) for i in range(args.pool)]
     wanted += [("validation", names[i % len(names)], True) for i in range(args.validation)]
@@ -54,30 +59,38 @@ def plan(args: argparse.Namespace) -> list[dict[str, Any]]:
             if not left.get(split):
                 camera, left[split] = camera + 1, int(rng.integers(2, 5))
             left[split] -= 1
-            size, motion = LABELS[wanted[i][1]]
-            scene = draw_scene(rng, size=size, motion=motion)
-            entries.append({"id": f"toy{len(entries):05d}", "split": split, "labelled": wanted[i][2]})
+            label = wanted[i][1]
+            scene = draw_scene(rng, **domain.fixed(label))
+            entries.append({"id": f"toy{len(entries):05d}", "split": split, "labelled": wanted[i][2], "label": label})
             entries[-1] |= {"group": f"camera{camera:04d}", "camera": camera, "scene": scene}
     return entries
 
 
-def make(job: tuple[dict[str, Any], Path, float, int]) -> None:
+def make(job: tuple[dict[str, Any], Path, argparse.Namespace]) -> None:
     """Renders and writes one clip, if it is not there yet."""
-    entry, folder, shift, seed = job
+    entry, folder, args = job
+    domain, seed = DOMAINS[args.domain], args.seed
     path = folder / f"{entry['id']}.mp4"
     if path.exists():
         return
     background: Background = draw_background(np.random.default_rng([seed, 1, entry["camera"]]))
     scene: Scene = entry["scene"]
-    frames, _ = render(scene, background, np.random.default_rng([seed, 2, int(entry["id"][3:])]), shift=shift)
+    light = domain.labels[entry["label"]] if domain.lit else None
+    rng = np.random.default_rng([seed, 2, int(entry["id"][3:])])
+    frames, _ = render(scene, background, rng, shift=args.shift, light=light, neighbours=domain.neighbours)
     write_clip(path, frames)
 
 
-def main(argv: list[str]) -> None:
-    """Makes the data set, or completes one that was begun with the same settings."""
+def read_arguments(argv: list[str]) -> argparse.Namespace:
+    """The checked options; folder and shift are those of the domain unless given."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "outputs/toy/clips")
-    parser.add_argument("--shift", type=float, default=DEFAULT_SHIFT, help="0: the base's own look; 1: only new looks")
+    parser.add_argument("--domain", choices=list(DOMAINS), default=DEFAULT)
+    parser.add_argument(
+        "--out", type=Path, help="outputs/toy/DOMAIN by default; that of the demo is outputs/toy/clips"
+    )
+    parser.add_argument(
+        "--shift", type=float, help="0: the base's own look; 1: only new looks; the domain's by default"
+    )
     parser.add_argument("--labelled", type=int, default=24, help="labelled training clips per class")
     parser.add_argument("--pool", type=int, default=1024, help="training clips without a label")
     parser.add_argument("--validation", type=int, default=160)
@@ -85,13 +98,24 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
     args = parser.parse_args(argv)
+    domain = DOMAINS[args.domain]
+    args.out = args.out or OUTPUTS / domain.folder
+    args.shift = domain.shift if args.shift is None else args.shift
     if not 0 <= args.shift <= 1:
         raise UserError(f"--shift is {args.shift} but must lie between 0 and 1")
     if min(args.labelled, args.pool, args.validation, args.test) < 0:
         raise UserError("--labelled, --pool, --validation and --test must be at least 0; correct the one that is not")
     if args.seed < 0 or args.workers < 1:
         raise UserError(f"--seed is {args.seed} (at least 0) and --workers {args.workers} (at least 1); correct them")
+    return args
+
+
+def main(argv: list[str]) -> None:
+    """Makes the data set, or completes one that was begun with the same settings."""
+    args = read_arguments(argv)
     settings = {k: v for k, v in vars(args).items() if k not in ("out", "workers")}
+    if args.domain == DEFAULT:  # as it was when there was one domain, so that folders made then stay complete
+        del settings["domain"]
     stamp = args.out / STAMP
     if stamp.is_file() and json.loads(stamp.read_text()) != settings:
         raise UserError(
@@ -101,15 +125,15 @@ def main(argv: list[str]) -> None:
     write_json(stamp, settings)
 
     entries = plan(args)
-    jobs = [(entry, args.out / "clips", args.shift, args.seed) for entry in entries]
+    jobs = [(entry, args.out / "clips", args) for entry in entries]
     with ProcessPoolExecutor(args.workers) as pool:
         for _ in tqdm(pool.map(make, jobs, chunksize=16), total=len(jobs), desc="making clips", unit="clip"):
             pass
-    write_tables(args.out, entries)
-    print(f"{len(entries)} clips in '{args.out}' (synthetic, shift {args.shift})")
+    write_tables(args.out, entries, DOMAINS[args.domain])
+    print(f"{len(entries)} clips in '{args.out}' (synthetic, domain {args.domain}, shift {args.shift})")
 
 
-def write_tables(out: Path, entries: list[dict[str, Any]]) -> None:
+def write_tables(out: Path, entries: list[dict[str, Any]], domain: Domain) -> None:
     """clips.csv (what a user would have) and attributes.jsonl (what only the maker knows)."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -117,9 +141,11 @@ def write_tables(out: Path, entries: list[dict[str, Any]]) -> None:
     truth = []
     for entry in entries:
         scene: Scene = entry["scene"]
-        label = scene.label if entry["labelled"] else ""
+        label = entry["label"] if entry["labelled"] else ""
         writer.writerow([entry["id"], f"clips/{entry['id']}.mp4", label, entry["split"], entry["group"]])
-        truth.append({"id": entry["id"], **scene.attributes(), "label": scene.label, "text": scene.caption})
+        light = dict(zip(domain.decides, domain.labels[entry["label"]], strict=True)) if domain.lit else {}
+        texts = {"text": scene.caption, "guideline": domain.guideline(scene, entry["label"])}
+        truth.append({"id": entry["id"], **scene.attributes(), **light, "label": entry["label"], **texts})
     write_text(out / "clips.csv", table.getvalue())
     write_jsonl(out / "attributes.jsonl", truth)
 

@@ -18,6 +18,12 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 COLOURS = {"red": (225, 60, 50), "green": (60, 190, 75), "blue": (65, 100, 235), "yellow": (235, 215, 60)}
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+# Pixels that a thing moves in a clip; those of neighbours differ in little.
+SPEEDS = {"slowly": (9, 14), "quickly": (26, 33)}
+NEIGHBOURS = {"slowly": (13, 17), "quickly": (19.5, 24)}
+# What no caption speaks of: where the light comes from, and its tint.
+LIGHTS: dict[str, tuple[str, ...]] = {"side": ("the left", "the right", "above", "below"), "tint": ("warm", "cold")}
+_LIT_FROM = {"the left": (-1, 0), "the right": (1, 0), "above": (0, -1), "below": (0, 1)}
 # Class = size x motion: one look in space and one in time; neither alone tells more than half or a quarter.
 LABELS = {
     "dorvan": ("small", "left"),
@@ -83,11 +89,11 @@ def draw_background(rng: np.random.Generator) -> Background:
     return Background(plain, (texture[..., None] + tint).astype(np.float32))
 
 
-def paths(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def paths(scene: Scene, rng: np.random.Generator, *, neighbours: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Centres `[NUM_FRAMES, count, 2]` (x, y in pixels) and radii `[count]` of the things."""
     count = ATTRIBUTES["count"].index(scene.count) + 1
     radius = rng.uniform(7.0, 8.3, count) if scene.size == "large" else rng.uniform(3.6, 4.9, count)
-    way = rng.uniform(26, 33) if scene.speed == "quickly" else rng.uniform(9, 14)
+    way = rng.uniform(*(NEIGHBOURS if neighbours else SPEEDS)[scene.speed])
     direction = np.array(DIRECTIONS[scene.motion], np.float32)
     lane = SIDE / count
     across = (np.arange(count) + 0.5) * lane + rng.uniform(-1, 1, count) * np.maximum(lane / 2 - radius - 0.5, 0)
@@ -105,6 +111,8 @@ def render(
     *,
     shift: float,
     frames: np.ndarray | None = None,
+    light: tuple[str, str] | None = None,
+    neighbours: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws a scene.
 
@@ -115,11 +123,13 @@ def render(
         shift (`float`): 0 is the look of the source; 1 only new looks: hollow patterned sprites in other hues, a
             bright textured background, noise, low contrast.
         frames (`np.ndarray`, *optional*): Indices of the frames to draw; all 16 by default.
+        light (`tuple[str, str]`, *optional*): Side and tint of a light that falls on the whole picture.
+        neighbours (`bool`, *optional*, defaults to `False`): Whether slow and quick things differ in little.
 
     Returns:
         `tuple`: uint8 `[T, SIDE, SIDE, 3]` RGB, and the centres `[T, count, 2]`.
     """
-    centres, radius = paths(scene, rng)
+    centres, radius = paths(scene, rng, neighbours=neighbours)
     centres = centres if frames is None else centres[frames]
     new_look = rng.random(len(radius)) < shift
     picture = np.repeat(((1 - shift) * background.plain + shift * background.texture)[None], len(centres), axis=0)
@@ -137,8 +147,19 @@ def render(
             inside = inside * (1 - 0.85 * hole) * stripes
             paint = 0.6 * colour + 0.25 * np.roll(colour, 1) + 40
         picture += (inside * strength)[..., None] * (paint - picture)
+    if light:
+        picture *= _lighting(light, rng)
     picture += rng.normal(0, 3 + 13 * shift, picture.shape).astype(np.float32)
     return np.clip(picture, 0, 255).astype(np.uint8), centres
+
+
+def _lighting(light: tuple[str, str], rng: np.random.Generator) -> np.ndarray:
+    """Factors `[SIDE, SIDE, 3]`: brighter towards the side of the light, redder or bluer by its tint."""
+    side, tint = light
+    y, x = 2 * (np.mgrid[:SIDE, :SIDE].astype(np.float32) + 0.5) / SIDE - 1
+    slope = rng.uniform(0.25, 0.4) * (_LIT_FROM[side][0] * x + _LIT_FROM[side][1] * y)
+    turn = rng.uniform(0.08, 0.16) * (1 if tint == "warm" else -1)
+    return (1 + slope[..., None]) * np.array([1 + turn, 1, 1 - turn], np.float32)
 
 
 def _distance(shape: str, dx: np.ndarray, dy: np.ndarray, size: float) -> np.ndarray:

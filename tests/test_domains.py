@@ -1,0 +1,115 @@
+"""The toy domains: what decides each class is true, seen, and known to whom it should be."""
+
+import csv
+import json
+import re
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rbft_trl.data.jsonl import read_jsonl
+from rbft_trl.data.task import TaskCard
+from toy.clips import main as make_clips
+from toy.corpus import SYLLABLES
+from toy.domains import DOMAINS
+from toy.scenes import ATTRIBUTES, LABELS, LIGHTS, NUM_FRAMES, SIDE, draw_background, draw_scene, paths, render
+
+CARDS = Path(__file__).resolve().parents[1] / "recipes/tasks"
+COUNTS = "--labelled 1 --pool 8 --validation 8 --test 16 --workers 1"
+
+
+@pytest.fixture(scope="module", params=DOMAINS)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    out = tmp_path_factory.mktemp(request.param)
+    make_clips(["--domain", request.param, "--out", str(out), *COUNTS.split()])
+    return request.param, out
+
+
+def test_truth_and_table_agree_and_texts_name_no_class(made: tuple[str, Path]) -> None:
+    domain, truth = DOMAINS[made[0]], {row["id"]: row for row in read_jsonl(made[1] / "attributes.jsonl")}
+    rows = list(csv.DictReader((made[1] / "clips.csv").open()))
+    assert {row["id"] for row in rows} == set(truth) and len(rows) == 8 + 8 + 8 + 16
+    assert {row["label"] for row in rows if row["split"] == "test"} == set(domain.labels)
+    for row in rows:
+        said = truth[row["id"]]
+        assert row["label"] in (said["label"], "") and (made[1] / row["video"]).is_file()
+        assert tuple(said[name] for name in domain.decides) == domain.labels[said["label"]]
+        assert said["guideline"] == f"{said['text']} {domain.definition(said['label'])}."
+        assert not any(name in said["guideline"] for name in domain.labels)
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_the_card_says_what_the_maker_does(name: str) -> None:
+    domain, card = DOMAINS[name], TaskCard.from_yaml(CARDS / DOMAINS[name].card)
+    assert card.labels == {label: domain.definition(label) for label in domain.labels}
+    assert card.name == domain.card.removesuffix(".yaml")
+    source = (CARDS / domain.card).read_text(encoding="utf-8")
+    assert f"outputs/toy/{domain.folder}\n" in source
+    assert f"how_to_get: python toy/clips.py{'' if name == 'far' else f' --domain {name}'}\n" in source
+
+
+def test_the_demo_s_clips_are_stamped_as_before_there_were_domains(tmp_path: Path) -> None:
+    counts = "--labelled 0 --pool 0 --validation 0 --test 3 --workers 1"
+    make_clips(["--out", str(tmp_path), *counts.split()])
+    stamp = json.loads((tmp_path / "made.json").read_text())
+    assert stamp == {"shift": 0.65, "labelled": 0, "pool": 0, "validation": 0, "test": 3, "seed": 0}
+    captions = [row["text"] for row in read_jsonl(tmp_path / "attributes.jsonl")]
+    assert captions == [
+        "one small red circle moving up slowly.",
+        "three small blue triangles moving left quickly.",
+        "three small blue squares moving right quickly.",
+    ]
+
+
+def test_no_name_of_a_domain_can_have_been_pretrained() -> None:
+    names = [name for domain in DOMAINS.values() for name in domain.labels if name not in LABELS]
+    drawable = re.compile(f"(?:{'|'.join(SYLLABLES)})+")
+    assert len(names) == len(set(names)) == 16 and not any(drawable.fullmatch(name) for name in names)
+
+
+def test_neighbouring_speeds_lie_between_those_of_the_source() -> None:
+    rng, ways = np.random.default_rng(0), {}
+    for speed, neighbours, _ in product(ATTRIBUTES["speed"], (False, True), range(50)):
+        centres, _ = paths(draw_scene(rng, speed=speed), rng, neighbours=neighbours)
+        assert len(centres) == NUM_FRAMES
+        ways.setdefault((speed, neighbours), []).append(np.abs(centres[-1] - centres[0]).sum(-1).mean())
+    assert max(ways["slowly", False]) < max(ways["slowly", True]) < min(ways["quickly", True])
+    assert max(ways["quickly", True]) < min(ways["quickly", False])
+    assert min(ways["quickly", True]) - max(ways["slowly", True]) < 4 < 10
+
+
+def test_the_light_is_in_the_pixels_and_not_in_what_happens() -> None:
+    scene = draw_scene(np.random.default_rng(0))
+    for side, tint in product(LIGHTS["side"], LIGHTS["tint"]):
+        rng = np.random.default_rng(1)
+        background = draw_background(rng)
+        plain, where = render(scene, background, np.random.default_rng(2), shift=0.5)
+        lit, lit_where = render(scene, background, np.random.default_rng(2), shift=0.5, light=(side, tint))
+        assert np.array_equal(where, lit_where)
+        gain = lit.astype(float).mean(0) / np.maximum(plain.astype(float).mean(0), 1)
+        half = SIDE // 2
+        sides = {
+            "the left": gain[:, :half].mean() - gain[:, half:].mean(), "above": gain[:half].mean() - gain[half:].mean()
+        }  # fmt: skip
+        sides |= {"the right": -sides["the left"], "below": -sides["above"]}
+        assert max(sides, key=sides.get) == side
+        assert (gain[..., 0].mean() > gain[..., 2].mean()) == (tint == "warm")
+
+
+def test_a_true_caption_tells_nothing_of_the_light(tmp_path: Path) -> None:
+    from toy.clips import plan, read_arguments
+
+    args = read_arguments(["--domain", "unsaid", "--out", str(tmp_path), "--test", "6000"])
+    entries = plan(args)
+    for attribute, values in ATTRIBUTES.items():
+        counts = np.array(
+            [[sum(e["label"] == n and getattr(e["scene"], attribute) == v for e in entries) for v in values]
+             for n in DOMAINS["unsaid"].labels]
+        )  # fmt: skip
+        expected = counts.sum(1, keepdims=True) * counts.sum(0, keepdims=True) / counts.sum()
+        freedom = (len(counts) - 1) * (len(values) - 1)
+        assert ((counts - expected) ** 2 / expected).sum() < freedom + 4 * (2 * freedom) ** 0.5
+    words = {word for entry in entries[:500] for word in entry["scene"].caption.rstrip(".").split()}
+    assert not words & {"warm", "cold", "light", "above", "below"}

@@ -1,0 +1,75 @@
+"""The targets of the toy domain: how far each is from the base's own look, and what its eight made-up names mean.
+
+- *near*: a step away. The names of *far* on clips of which the base still describes most rightly.
+- *far*: the demo's. The base describes two attributes of three rightly; size x motion makes the class.
+- *fine*: classes that differ in little. Colour x speed, and the two speeds are neighbours (13-17 against 19.5-24
+  pixels in a clip; the base was pretrained on 9-14 against 26-33), so that its captions are partly right.
+- *unsaid*: the negative control. The class is the light: the side that it comes from x warm or cold. It is drawn
+  independently of all that happens, and no caption, question or name that the base was pretrained on speaks of it. So
+  a true caption tells nothing of the class (their mutual information is zero), while the pixels do: true captions
+  cannot help, though they do repair what the model sees. What the class is can only be read in `guideline`.
+"""
+
+from dataclasses import dataclass
+
+from toy.corpus import define
+from toy.scenes import ATTRIBUTES, LABELS, LIGHTS, Scene
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One target.
+
+    Attributes:
+        folder (`str`): Where its clips go, below outputs/toy.
+        card (`str`): Its task card in recipes/tasks.
+        shift (`float`): 0 is the base's own look, 1 only new looks (`toy.scenes.render`).
+        labels (`dict[str, tuple[str, str]]`): Made-up name → the values that make the class.
+        decides (`tuple[str, str]`): The two properties whose values these are.
+        neighbours (`bool`): Whether slow and quick things differ in little.
+    """
+
+    folder: str
+    card: str
+    shift: float
+    labels: dict[str, tuple[str, str]]
+    decides: tuple[str, str] = ("size", "motion")
+    neighbours: bool = False
+
+    @property
+    def lit(self) -> bool:
+        """Whether the class is the light and not what happens."""
+        return self.decides == tuple(LIGHTS)
+
+    def fixed(self, label: str) -> dict[str, str]:
+        """The attributes that a scene of the class must have; none where the light makes the class."""
+        return {} if self.lit else dict(zip(self.decides, self.labels[label], strict=True))
+
+    def definition(self, label: str) -> str:
+        """What the name means, as in the task card: "something small moving left", or "warm light from the left"."""
+        side, tint = self.labels[label]
+        return f"{tint} light from {side}" if self.lit else define(self.decides, self.labels[label])
+
+    def guideline(self, scene: Scene, label: str) -> str:
+        """The true caption and why it fits the class, without the class name."""
+        return f"{scene.caption} {self.definition(label)}."
+
+
+def _names(words: str, first: tuple[str, ...], second: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+    return dict(zip(words.split(), ((a, b) for a in first for b in second), strict=True))
+
+
+# Names that pretraining cannot have drawn: each holds a syllable that toy/corpus.py does not have.
+_FINE = "vostan quilre hadmo brenzu kelfor gundal wexir plomka"
+_UNSAID = "chavin drusto egnar fripol jundek skelwa thobri yarmut"
+DOMAINS = {
+    "near": Domain("near", "toy_near.yaml", 0.4, LABELS),
+    "far": Domain("clips", "toy.yaml", 0.65, LABELS),
+    "fine": Domain(
+        "fine", "toy_fine.yaml", 0.5, _names(_FINE, ATTRIBUTES["colour"], ATTRIBUTES["speed"]),
+        decides=("colour", "speed"), neighbours=True,
+    ),
+    "unsaid": Domain(
+        "unsaid", "toy_unsaid.yaml", 0.5, _names(_UNSAID, LIGHTS["side"], LIGHTS["tint"]), decides=("side", "tint")
+    ),
+}  # fmt: skip
