@@ -1,6 +1,7 @@
 """From rows of the data and rationales.jsonl to the flat rows that one stage is trained on.
 
-Input: rows of this draw, the stage's options. Output: rows {id, video, label, target, text}; all checks of both.
+Input: rows of this draw, the stage's options. Output: rows {id, video, label, target, text}, with the keys `prompt`
+and `order` where a rationale has one; all checks of both.
 """
 
 import warnings
@@ -12,10 +13,13 @@ from rbft_trl.configs import StageArguments
 from rbft_trl.data.jsonl import first_difference, read_json, read_jsonl
 from rbft_trl.data.manifest import Entry
 from rbft_trl.data.task import TaskCard
+from rbft_trl.data.video import ORDERS
 from rbft_trl.errors import UserError
 from rbft_trl.evidence.verify import require_every_class
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.start import Row, Task
+
+OWN = ("prompt", "order")  # what a sample may bring instead of the card's rationale prompt and the clip as it is
 
 
 def training_rows(task: Task, stage: StageArguments) -> list[Row]:
@@ -38,13 +42,17 @@ def training_rows(task: Task, stage: StageArguments) -> list[Row]:
         if (key := (sample["id"], sample.get("sample"))) in seen:
             raise UserError(f"{stage.rationales}:{number}: clip '{key[0]}', sample {key[1]} stands twice; remove one")
         seen.add(key)
-    require_every_class(samples, card)
-    _warn_of_other_prompt(samples, card, stage.rationales)
-    _warn_of_wrong_lines(samples, card, stage.rationales)
+    answers = [s for s in samples if s.get("prompt") is None]  # the others are tasks of their own
+    if answers or not samples:
+        require_every_class(answers, card)
+    _warn_of_other_prompt(answers, card, stage.rationales)
+    _warn_of_wrong_lines(answers, card, stage.rationales)
     used = [s for s in samples if s["verdict"] in ("kept", "unlabelled")]
     if stage.target == "label_rationale":
-        used = [s for s in used if s["label"] is not None]  # a clip of the pool has no label to begin with
-    return [_flat(by_id[s["id"]], stage.target, s["text"]) for s in used]
+        # a clip of the pool has no label to begin with
+        used = [s for s in used if s["label"] is not None or s.get("prompt") is not None]
+    own = [key for key in OWN if any(s.get(key) is not None for s in used)]  # all rows of a data set have equal keys
+    return [_flat(by_id[s["id"]], stage.target, s["text"]) | {key: s.get(key) for key in own} for s in used]
 
 
 def balance_weights(rows: list[Row]) -> list[float]:
@@ -98,7 +106,9 @@ def _check_sample(sample: dict[str, Any], by_id: dict[str, Row], card: TaskCard,
         raise UserError(f"{place}: 'id' and 'text' must be text; write the file with rbft_trl/rationales.py")
     if sample["verdict"] not in ("kept", "dropped", "unlabelled"):
         raise UserError(f"{place}: verdict '{sample['verdict']}' is none of kept, dropped, unlabelled; correct it")
-    if sample["verdict"] != "dropped" and not card.without_final_line(sample["text"]).strip():
+    _check_own(sample, place)
+    trained = sample["text"] if sample.get("prompt") is not None else card.without_final_line(sample["text"])
+    if sample["verdict"] != "dropped" and not trained.strip():
         raise UserError(f"{place}: the text of clip '{sample['id']}' is empty but kept; drop it")
     if type(sample.get("sample", 0)) is not int:
         raise UserError(f"{place}: 'sample' is {sample['sample']!r} but must be a number; correct it")
@@ -118,6 +128,14 @@ def _check_sample(sample: dict[str, Any], by_id: dict[str, Row], card: TaskCard,
             f"{place}: clip '{sample['id']}' has label {sample['label']!r}, the data says {row['label']!r}; "
             "write the rationales again"
         )
+
+
+def _check_own(sample: dict[str, Any], place: str) -> None:
+    prompt, order = sample.get("prompt"), sample.get("order")
+    if prompt is not None and (not isinstance(prompt, str) or not prompt.strip()):
+        raise UserError(f"{place}: 'prompt' is {prompt!r} but must be text; write what is asked, or leave it out")
+    if order is not None and order not in ORDERS:
+        raise UserError(f"{place}: 'order' is {order!r} but must be one of {', '.join(ORDERS)}; or leave it out")
 
 
 def _warn_of_wrong_lines(samples: list[dict[str, Any]], card: TaskCard, place: str) -> None:

@@ -88,6 +88,8 @@ class Task:
     def fingerprint(self, rows: list[Row]) -> str:
         """Twelve hex digits over rows and file sizes: tells whether a finished part still fits the data."""
         seen = [[*(str(row.get(k)) for k in FINGERPRINTED), self.manifest[row["id"]]["size"]] for row in rows]
+        for row, what in zip(rows, seen, strict=True):  # only where they stand: other rows keep their fingerprint
+            what += [f"{key}: {row[key]}" for key in ("prompt", "order") if row.get(key) is not None]
         return fingerprint(json.dumps(seen))
 
 

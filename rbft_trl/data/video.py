@@ -5,7 +5,8 @@ last frame is repeated. How a file is opened and decoded is rbft_trl/data/contai
 """
 
 import hashlib
-from dataclasses import asdict, dataclass, fields
+import random
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rbft_trl.errors import UserError
 HALF_TICK = 0.0005  # seconds: time stamps are rounded, to milliseconds in Matroska
 STRAIGHT_SECONDS = 4.0  # of whole decoding when a clip is looked at for the first time
 TEMPORAL_PATCH = 2  # frames come in pairs in every Qwen2-VL-class tower
+ORDERS = ("reversed", "shuffled")  # in which a row may show its sampled frames; without one, as they are
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,24 @@ def read_clip(
 
 
 def read_row(row: dict[str, Any], *, root: Path, frames: FrameSettings, factor: int) -> Clip:
-    """The clip of a row, a whole file or a part of it; `video` starts at `root`."""
-    return read_clip(root / row["video"], frames, factor=factor, start=row.get("start"), end=row.get("end"))
+    """The clip of a row, a whole file or a part of it, in the row's `order`; `video` starts at `root`."""
+    clip = read_clip(root / row["video"], frames, factor=factor, start=row.get("start"), end=row.get("end"))
+    return in_order(clip, row)
+
+
+def in_order(clip: Clip, row: dict[str, Any]) -> Clip:
+    """The clip with its frames as the row shows them: as they are, `reversed`, or `shuffled`, the same way each time.
+
+    Times and indices stay: only which picture stands at which time changes.
+    """
+    if (order := row.get("order")) is None:
+        return clip
+    places = list(range(len(clip.frames)))[::-1]
+    if order == "shuffled":
+        random.Random(f"order of {row['id']}").shuffle(places)
+        if places == sorted(places):  # few frames: a shuffled clip is never as it was
+            places = places[1:] + places[:1]
+    return replace(clip, frames=clip.frames[places])
 
 
 def _check_lost(found: Decoded, total: int, settings: FrameSettings, path: Path, *, counted: bool) -> int:

@@ -1,6 +1,7 @@
 """Flat rows → one batch: frames read once, prompt and answer tokenised apart, loss exactly on the answer.
 
-Input: rows {id, video, label, target, text}. Output: the tensors that the model's forward takes.
+Input: rows {id, video, label, target, text}, some with a `prompt` and an `order` of their own. Output: the tensors
+that the model's forward takes.
 """
 
 from collections.abc import Sequence
@@ -123,7 +124,9 @@ class ClipCollator:
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
 
     def prompt_text(self, row: Row) -> str:
-        """The prompt of a training row: the label prompt if the answer starts with the bare name."""
+        """The prompt of a training row: its own, else the label prompt if the answer starts with the bare name."""
+        if row.get("prompt") is not None:
+            return row["prompt"]
         if row["target"] in ("label", "label_rationale"):
             return self.label_prompt(row)
         return self.rationale_prompt(row, row["label"] if self.label_in_prompt else None)
@@ -140,6 +143,8 @@ class ClipCollator:
         """What the model learns to write for a row."""
         if row["target"] == "label":
             return row["label"]
+        if row.get("prompt") is not None:  # a task of its own, with or without a label: nothing is added or cut
+            return row["text"].strip()
         reasoning = self.card.without_final_line(row["text"])
         if row["label"] is None:  # the pool: nobody knows the label, so no final line is trained
             return reasoning

@@ -74,7 +74,7 @@ class VideoSFTTrainer(SFTTrainer):
         return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["id", "video", "label", "target", "text", "weight"]
+        self._signature_columns = ["id", "video", "label", "target", "text", "prompt", "order", "weight"]
 
     def get_train_dataloader(self) -> Any:
         """Upstream's, whose processes outlive a SIGTERM to all and are not waited for without a limit."""
