@@ -214,30 +214,3 @@ class EvalArguments:
             raise UserError(
                 f"'label_score' is '{self.label_score}' but the probe scores no tokens; leave it out, or method: score"
             )
-
-
-@dataclass
-class CompareArguments:
-    """Arms x draws: which recipes make an arm, and what is compared."""
-
-    output_dir: str = option("", "Folder for the cells, comparison.json and report.html.", output=True)
-    task: str = option("", "Task card of every arm, instead of the one that the recipes name.", path=True)
-    setup: str | None = option(None, "Setup of every stage, instead of the one that its recipe names.", path=True)
-    rationales: str = option("", "Recipe of stage 0.", path=True)
-    stage1: str = option("", "Recipe of stage 1.", path=True)
-    stage2: str = option("", "Recipe of stage 2.", path=True)
-    direct: str = option("", "Recipe of direct SFT; its steps are set to those of stage 1 + stage 2.", path=True)
-    eval: str = option("", "Recipe of the evaluation.", path=True)
-    arms: list[str] = option(["zero_shot", "probe", "direct", "rbft", "shuffled"], "Arms, in the order of the table.")
-    oracle_texts: str | None = option(
-        None, "JSONL of {id, text}: true descriptions, for the arm `oracle` (where they are known).", path=True
-    )
-    seeds: int = option(1, "Number of draws.")
-    note: str = option("", "One sentence printed under the table and in the report.")
-
-    def __post_init__(self) -> None:
-        for key in ("output_dir", "rationales", "stage1", "stage2", "direct", "eval"):
-            if not getattr(self, key):
-                raise UserError(f"'{key}' is missing in the comparison; recipes/toy/compare.yaml shows what it is for")
-        if self.seeds < 1:
-            raise UserError(f"'seeds' is {self.seeds} but must be at least 1")

@@ -148,6 +148,8 @@ def make_record(plan: Plan, trainer: VideoSFTTrainer, seconds: float, folder: st
             "data": plan.task.facts(),
             "steps": trainer.state.global_step,
             "presentations": trainer.presentations,
+            "tokens": int(trainer.state.num_input_tokens_seen),
+            "flops": trainer.state.total_flos,
             "seconds": round(seconds, 2),
             "best_validation": trainer.state.best_metric,
             "curves": trainer.state.log_history,

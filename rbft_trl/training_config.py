@@ -78,6 +78,7 @@ class TrainingConfig(SFTConfig):
     hub_license: str | None = option(None, "License field of the card, e.g. apache-2.0.")
     hub_base_id: str | None = option(None, "Id on the Hub of a base that is a local folder here.")
     hub_base_revision: str | None = option(None, "Commit of `hub_base_id`; the newest one if left out.")
+    include_num_input_tokens_seen: str | bool = option("non_padding", "Count the tokens shown, for the record.")
     validate_by_score: bool = option(True, "Score the validation labels at every evaluation (`eval_accuracy`).")
 
     def __post_init__(self) -> None:

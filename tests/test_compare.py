@@ -9,10 +9,11 @@ import yaml
 from rbft_trl import compare, sft
 from rbft_trl.data.jsonl import read_jsonl
 from rbft_trl.errors import UserError
-from tests.helpers import toy_recipe
+from tests.helpers import REPOSITORY, toy_recipe
 
 QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "eval_strategy": "no", "save_strategy": "no"}
 QUICK |= {"load_best_model_at_end": False}
+ARMS = ["zero_shot", "zero_shot_definitions", "probe", "direct", "rbft", "shuffled", "oracle"]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,11 @@ def recipe(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path_factory: pytes
         "seeds": 2,
         "note": "Synthetic <clips>.",
     }
-    settings |= {"oracle_texts": str(root / "attributes.jsonl"), "arms": list(compare.ARMS)}
+    settings |= {
+        "oracle_texts": str(root / "attributes.jsonl"),
+        "arms": ARMS,
+        "arms_folder": str(REPOSITORY / "recipes/arms"),
+    }
     path = folder / "compare.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path
@@ -39,7 +44,7 @@ def test_all_arms_on_two_draws(recipe: Path, capsys: pytest.CaptureFixture, monk
     assert comparison["sentence"] in printed and "report.html" in printed and "Synthetic <clips>." in printed
     out = recipe.parent / "out"
     arms = comparison["arms"]
-    assert set(arms) == set(compare.ARMS) and all(len(entry["draws"]) == 2 for entry in arms.values())
+    assert list(arms) == ARMS and all(len(entry["draws"]) == 2 for entry in arms.values())
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Synthetic &lt;clips&gt;." in page and "<script" not in page and "data:image/png;base64" in page
 
@@ -73,7 +78,7 @@ def test_all_arms_on_two_draws(recipe: Path, capsys: pytest.CaptureFixture, monk
     [
         ({"arms": ["rbft", "direct", "orakel"]}, "oracle"),
         ({"arms": ["rbft"]}, "'direct'"),
-        ({"oracle_texts": None}, "oracle_texts"),
+        ({"oracle_texts": None}, "true descriptions; name them as 'oracle_texts'"),
         ({"stage1": "nowhere.yaml"}, "nowhere.yaml"),
         ({"seeds": 0}, "'seeds' is 0"),
     ],

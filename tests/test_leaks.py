@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from rbft_trl import compare, sft
 from rbft_trl import eval as evaluation
-from rbft_trl.configs import CompareArguments
+from rbft_trl.compare_config import CompareArguments
 from rbft_trl.errors import UserError
 from rbft_trl.model.inference import LabelScorer
 from rbft_trl.model.loading import base_fingerprint, check_base

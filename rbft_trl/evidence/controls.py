@@ -1,15 +1,17 @@
-"""Two controls of a comparison, made as rationale files: oracle texts, and rationales shuffled within the class.
+"""Controls and rivals of rationales, made as files of rationales: pure functions on samples.
 
-Input: rows of rationales.jsonl, or true descriptions. Output: rows of the same form, for stage 1.
+Input: rows of rationales.jsonl, true descriptions, scores. Output: rows of the same form, for stage 1.
 """
 
 import random
 from typing import Any
 
-from rbft_trl.data.task import CONCLUSION, FINAL_LINE, TaskCard
+from rbft_trl.data.task import CONCLUSION, FINAL_LINE, TaskCard, fingerprint
 from rbft_trl.errors import UserError
 
 Sample = dict[str, Any]
+ORDERS = {None: "forwards", "reversed": "backwards", "shuffled": "shuffled"}  # order of the frames → the answer
+ORDER_PROMPT = "Is this clip played forwards, backwards or shuffled? Answer with one word."
 
 
 def shuffled_within_class(
@@ -94,3 +96,82 @@ def oracle_samples(rows: list[dict[str, Any]], texts: dict[str, str], card: Task
             | {"prompt_fingerprint": "oracle", "decoding": {}, "seed": 0, "verdict": verdict, "reason": None}
         )
     return samples
+
+
+def permuted_words(samples: list[Sample], card: TaskCard, *, seed: int) -> list[Sample]:
+    """Every used sample with the words of its reasoning in a random order, its final line as it was: the same words,
+    and no sentence (a control of arXiv 2406.14511)."""
+    permuted = []
+    for sample in (s for s in samples if s["verdict"] in ("kept", "unlabelled")):
+        words = card.without_final_line(sample["text"]).split()
+        random.Random(f"{seed}:{sample['id']}:{sample['sample']}").shuffle(words)
+        text = " ".join(words)
+        if sample["label"] is not None:
+            text = f"{text}\n{card.final_line(sample['label'])}"
+        permuted.append(sample | {"text": text, "reason": "words permuted"})
+    return permuted
+
+
+def gold_lines(samples: list[Sample], card: TaskCard) -> list[Sample]:
+    """Every sample's reasoning with its own gold final line, whatever it concluded and whatever the checks said; one
+    per clip (a control: rationales that were written for another label)."""
+    lines: dict[str, Sample] = {}
+    for sample in samples:
+        text = card.without_final_line(sample["text"]).strip()
+        if not text or sample["id"] in lines:
+            continue
+        if sample["label"] is not None:
+            text = f"{text}\n{card.final_line(sample['label'])}"
+        verdict = "unlabelled" if sample["label"] is None else "kept"
+        lines[sample["id"]] = sample | {"text": text, "verdict": verdict, "reason": "final line replaced"}
+    return list(lines.values())
+
+
+def under_own_prompt(samples: list[Sample], card: TaskCard, prompt: str) -> list[Sample]:
+    """Plain captions: what was written before the final line, as the answer to `prompt`; one per clip, no label."""
+    captions: dict[str, Sample] = {}
+    for sample in samples:
+        text = card.without_final_line(sample["text"]).strip()
+        if text and not sample.get("shown") and sample["id"] not in captions:
+            captions[sample["id"]] = _free(sample, prompt, text)
+    return list(captions.values())
+
+
+def playing_order(rows: list[dict[str, Any]], *, seed: int) -> list[Sample]:
+    """One question per clip that needs no label and no writer: in which order are its frames shown? A free temporal
+    task, as in SF2T (arXiv 2504.07745)."""
+    samples = []
+    for row in sorted(rows, key=lambda r: r["id"]):
+        order = random.Random(f"{seed}:{row['id']}").choice(list(ORDERS))
+        sample = {"id": row["id"], "video": row["video"], "label": row["label"], "sample": 0}
+        samples.append(_free(sample, ORDER_PROMPT, ORDERS[order]) | ({"order": order} if order else {}))
+    return samples
+
+
+def pseudo_labels(
+    rows: list[dict[str, Any]],
+    scores: dict[str, dict[str, float]],
+    card: TaskCard,
+    definitions: bool,
+    *,
+    min_score: float = 0.0,
+) -> list[Sample]:
+    """Labels of the labelled clips, and the best label of each clip of the pool whose score is `min_score` or more, as
+    answers to the label prompt: self-training, the rival of rationales on the same clips."""
+    samples = []
+    for row in sorted(rows, key=lambda r: r["id"]):
+        found = scores.get(row["id"])
+        said = row["label"] if found is None else max(found, key=found.get)
+        if said is None or (found is not None and found[said] < min_score):
+            continue
+        prompt = card.label_prompt(definitions=definitions, text=row.get("context"))
+        sample = {"id": row["id"], "video": row["video"], "label": row["label"], "sample": 0}
+        samples.append(_free(sample, prompt, said))
+    return samples
+
+
+def _free(sample: Sample, prompt: str, text: str) -> Sample:
+    """A sample under a prompt of its own, which has no final line."""
+    verdict = "unlabelled" if sample["label"] is None else "kept"
+    made = {"shown": False, "prompt_fingerprint": fingerprint(prompt), "decoding": {}, "seed": 0}
+    return made | sample | {"prompt": prompt, "text": text, "verdict": verdict, "reason": None}

@@ -1,0 +1,169 @@
+"""An arm of a comparison as a file: steps with recipes, and how the result is evaluated.
+
+Input: recipes/arms/NAME.yaml. Output: an `Arm`. What runs it is rbft_trl/cells.py.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rbft_trl.errors import UserError, nearest
+from rbft_trl.yaml_file import check_keys, read_mapping
+
+ENTRY_OF = {"rationales": "rationales", "stage1": "sft", "stage2": "sft", "direct": "sft", "star": "star"}
+ENTRIES = ("rationales", "sft", "star", "texts")
+REFERENCE = re.compile(r"<(?:(?P<arm>[^/<>]+)/)?(?P<step>[^/<>]+)>")
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of an entry.
+
+    Args:
+        name (`str`): Of its folder or file, and how later steps refer to it: `<name>`, `<arm/name>`.
+        entry (`str`): rationales, sft, star or texts.
+        recipe (`str`): A key of the comparison (`stage1`), a file, or for texts the kind of text.
+        settings (`dict`): Overrides of the recipe; a value may refer to another step.
+        steps_of (`str`, *optional*): `arm` or `arm/step`: train as many optimiser steps as that one. Of an arm: as
+            many in all as it has, less those of the earlier steps here.
+    """
+
+    name: str
+    entry: str
+    recipe: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    steps_of: str | None = None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm.
+
+    Args:
+        name (`str`): The stem of its file.
+        about (`str`): One line for table and report.
+        steps (`tuple[Step, ...]`): In the order in which they run; the last training is what is evaluated.
+        evaluate (`dict`): Overrides of the evaluation's recipe.
+        control (`bool`): It tests the comparison itself (true texts, shuffled ones), and is no candidate for use.
+    """
+
+    name: str
+    about: str
+    steps: tuple[Step, ...]
+    evaluate: dict[str, Any]
+    control: bool
+
+    def step(self, name: str) -> Step:
+        """The step of that name.
+
+        Raises:
+            UserError: if there is none.
+        """
+        for step in self.steps:
+            if step.name == name:
+                return step
+        known = [step.name for step in self.steps]
+        raise UserError(
+            f"arm '{self.name}' has no step '{name}'{nearest(name, known)}; it has {', '.join(known) or 'none'}"
+        )
+
+    @property
+    def trained(self) -> Step | None:
+        """The step whose model is evaluated; None for arms that evaluate the base."""
+        return next((step for step in reversed(self.steps) if step.entry in ("sft", "star")), None)
+
+
+def read_arms(names: list[str], folder: str) -> dict[str, Arm]:
+    """The arms and all others that their steps refer to, by name; those asked for come first, in their order.
+
+    Raises:
+        UserError: if a file is missing, holds an unknown key, or refers to a step that is not there.
+    """
+    arms: dict[str, Arm] = {}
+    wanted = list(names)
+    while wanted:
+        name = wanted.pop(0)
+        if name in arms:
+            continue
+        arms[name] = read_arm(name, Path(folder))
+        wanted += [arm for arm, _ in _references(arms[name]) if arm != name]
+    for arm in arms.values():
+        seen: list[str] = []
+        for step in arm.steps:
+            for other, target in _references_of(step, arm.name):
+                if target is not None:
+                    arms[other].step(target)
+                if other == arm.name and target not in seen:
+                    raise UserError(f"arm '{arm.name}': step '{step.name}' refers to '{target}', which comes later")
+            seen.append(step.name)
+    return arms
+
+
+def read_arm(name: str, folder: Path) -> Arm:
+    """One file of the folder, checked for itself."""
+    file = folder / f"{name}.yaml"
+    if not file.is_file():
+        known = sorted(path.stem for path in folder.glob("*.yaml"))
+        if not known:
+            raise UserError(f"arms_folder '{folder}' holds no arm; recipes/arms is the one to copy")
+        raise UserError(
+            f"arms holds '{name}', which is no arm{nearest(name, known)}; '{folder}' has {', '.join(known)}"
+        )
+    raw = read_mapping(file, what="arm", example="recipes/arms/rbft.yaml is one to copy")
+    check_keys(raw, {"about", "steps", "evaluate", "control"}, file, "an arm")
+    if not isinstance(raw.get("about"), str) or not raw["about"].strip():
+        raise UserError(f"{file}: 'about' is missing; write one line that says what the arm is")
+    for key in ("steps", "evaluate"):
+        if not isinstance(raw.get(key) or {}, dict):
+            raise UserError(f"{file}: '{key}' is {raw[key]!r} but must be a mapping; recipes/arms/rbft.yaml shows it")
+    if not isinstance(raw.get("control", False), bool):
+        raise UserError(f"{file}: 'control' is {raw['control']!r} but must be true or false")
+    steps = tuple(_step(key, value, file) for key, value in (raw.get("steps") or {}).items())
+    return Arm(name, raw["about"].strip(), steps, raw.get("evaluate") or {}, raw.get("control", False))
+
+
+def _step(name: Any, raw: Any, file: Path) -> Step:
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name.startswith("eval"):
+        raise UserError(f"{file}: the step {name!r} needs a name of small letters that does not begin with eval")
+    if not isinstance(raw, dict) or ("recipe" in raw) == ("texts" in raw):
+        raise UserError(f"{file}: step '{name}' needs either 'recipe' or 'texts'; recipes/arms/rbft.yaml shows it")
+    rest = {key: value for key, value in raw.items() if key not in ("recipe", "texts", "entry", "steps_of")}
+    steps_of = raw.get("steps_of")
+    if steps_of is not None and not isinstance(steps_of, str):
+        raise UserError(f"{file}: 'steps_of' of step '{name}' is {steps_of!r} but must be an arm, or arm/step")
+    if "texts" in raw:
+        if "entry" in raw or steps_of:
+            raise UserError(f"{file}: step '{name}' makes texts and takes no 'entry' or 'steps_of'; leave them out")
+        return Step(name, "texts", str(raw["texts"]), rest)
+    recipe = raw["recipe"]
+    entry = raw.get("entry") or ENTRY_OF.get(str(recipe)) or ("sft" if str(recipe).endswith(".yaml") else None)
+    if not isinstance(recipe, str) or entry not in ENTRIES[:3] or (recipe in ENTRY_OF and "entry" in raw):
+        raise UserError(
+            f"{file}: step '{name}' has recipe {recipe!r}; use one of {', '.join(ENTRY_OF)}, or a file with entry: "
+            "sft, rationales or star"
+        )
+    if steps_of and (entry != "sft" or "max_steps" in rest):
+        raise UserError(f"{file}: 'steps_of' of step '{name}' is for training without max_steps; leave one out")
+    if recipe.endswith(".yaml"):
+        recipe = str(file.parent / recipe)
+    return Step(name, entry, recipe, rest, steps_of)
+
+
+def references(value: Any, own: str) -> list[tuple[str, str]]:
+    """`(arm, step)` of a setting that refers to another step."""
+    found = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    return [(found["arm"] or own, found["step"])] if found else []
+
+
+def _references_of(step: Step, own: str) -> list[tuple[str, str | None]]:
+    found: list[tuple[str, str | None]] = [pair for value in step.settings.values() for pair in references(value, own)]
+    if step.steps_of:
+        arm, _, target = step.steps_of.partition("/")
+        found.append((arm, target or None))
+    return found
+
+
+def _references(arm: Arm) -> list[tuple[str, str | None]]:
+    return [pair for step in arm.steps for pair in _references_of(step, arm.name)]

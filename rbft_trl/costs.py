@@ -1,0 +1,61 @@
+"""What steps of arms are made from, and what they cost together.
+
+Input: finished steps. Output: steps, clips shown, tokens, FLOPs and seconds of an arm on one draw.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+COSTS = ("steps", "presentations", "tokens", "flops", "seconds")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A draw of labelled clips, and how many there are per class (None: as the recipes say)."""
+
+    draw: int
+    shots: int | None
+
+    def folder(self, output: str | Path) -> Path:
+        """Where its cells are."""
+        return Path(output) / (f"shots{self.shots}" if self.shots else "") / f"draw{self.draw}"
+
+
+@dataclass
+class Done:
+    """A finished step.
+
+    Args:
+        path (`Path`): Its folder or file.
+        cost (`dict`): steps, presentations (clips shown), tokens, flops (an estimate), seconds.
+        record (`dict`): Of a trained stage: rbft.json; else empty.
+        needs (`dict`): What it was made from, by path.
+    """
+
+    path: Path
+    cost: dict[str, float]
+    record: dict[str, Any] = field(default_factory=dict)
+    needs: dict[Path, "Done"] = field(default_factory=dict)
+
+
+def closure(needs: dict[Path, Done]) -> dict[Path, Done]:
+    """Steps and all that they were made from, each once, the earliest first."""
+    found: dict[Path, Done] = {}
+    for path, done in needs.items():
+        found |= closure(done.needs)
+        found[path] = done
+    return found
+
+
+def cost_of(last: Done | None) -> dict[str, float | None]:
+    """What an arm cost in all on one draw; null for what was not trained."""
+    if last is None:
+        return dict.fromkeys(COSTS)
+    steps = closure({last.path: last}).values()
+    cost = {key: sum(done.cost.get(key) or 0 for done in steps) for key in COSTS}
+    trained = sum(done.cost["tokens"] for done in steps if done.cost.get("flops"))
+    written = sum(done.cost.get("tokens", 0) for done in steps if not done.cost.get("flops"))
+    if trained:
+        cost["flops"] *= 1 + written / trained / 3  # a forward alone is a third of a training step
+    return cost

@@ -1,0 +1,143 @@
+"""Texts that stand in for the model's own rationales in stage 1: controls of a comparison, and rivals of rationales.
+
+Input: rows of a draw, a file of rationales, true descriptions or a trained stage. Output: a file that stage 1 takes.
+"""
+
+import random
+from pathlib import Path
+from typing import Any
+
+from rbft_trl.classifier import VideoClassifier
+from rbft_trl.data.jsonl import make_folder, read_jsonl, write_json, write_jsonl
+from rbft_trl.errors import UserError, nearest
+from rbft_trl.evidence.controls import (
+    gold_lines,
+    oracle_samples,
+    permuted_words,
+    playing_order,
+    pseudo_labels,
+    shuffled_within_class,
+    under_own_prompt,
+)
+from rbft_trl.start import Row, Task
+
+Sample = dict[str, Any]
+KINDS = {
+    "own": "as they are (with times_labels: fewer clips of the pool)",
+    "shuffled": "each clip has the text of another clip of its class",
+    "permuted": "the words of each text in another order",
+    "gold_line": "the reasoning as it is, the final line says the true label",
+    "captions": "without final line, under a plain prompt of their own",
+    "oracle": "true descriptions",
+    "playing_order": "a question that needs no label: is the clip played forwards, backwards or shuffled?",
+    "pseudo_labels": "what a trained classifier says of the pool, as answers to the label prompt",
+}
+NEEDS_SOURCE = ("own", "shuffled", "permuted", "gold_line", "captions", "pseudo_labels")
+OWN_SETTINGS = {"oracle": {"column"}, "captions": {"prompt"}, "pseudo_labels": {"min_score"}}
+CAPTION_PROMPT = "Describe the clip."
+
+
+def check_texts(kind: str, settings: dict[str, Any], place: str) -> None:
+    """Refuses a kind of text or a setting of it that is unknown.
+
+    Raises:
+        UserError: naming the place.
+    """
+    if kind not in KINDS:
+        raise UserError(f"{place}: '{kind}' is no kind of text{nearest(kind, KINDS)}; use one of {', '.join(KINDS)}")
+    known = {"times_labels"} | OWN_SETTINGS.get(kind, set()) | ({"source"} if kind in NEEDS_SOURCE else set())
+    for key in settings:
+        if key not in known:
+            raise UserError(f"{place}: '{key}' is no setting of the texts '{kind}'{nearest(key, known)}; leave it out")
+    if kind in NEEDS_SOURCE and "source" not in settings:
+        raise UserError(f"{place}: the texts '{kind}' need a 'source', e.g. <rationales>")
+    times, score = settings.get("times_labels"), settings.get("min_score", 0.0)
+    if times is not None and (type(times) is not int or times < 1):
+        raise UserError(f"{place}: 'times_labels' is {times!r} but must be a whole number from 1")
+    if not isinstance(score, int | float) or not 0 <= score < 1:
+        raise UserError(f"{place}: 'min_score' is {score!r} but must be a number from 0 to below 1")
+
+
+def make_texts(
+    kind: str,
+    task: Task,
+    output: Path,
+    *,
+    settings: dict[str, Any],
+    truth: dict[str, Row],
+    summary: dict[str, Any],
+    seed: int,
+) -> list[Sample]:
+    """Writes the texts of one draw, and a summary beside them.
+
+    Args:
+        kind (`str`): One of `KINDS`.
+        task (`Task`): The draw; its training rows get texts.
+        output (`Path`): The file.
+        settings (`dict`): `source` (a file, or for pseudo-labels a folder), `times_labels` (as many clips in all as
+            labels times this), `column` (of the true descriptions), `prompt`, `min_score`.
+        truth (`dict`): True descriptions (and classes, where known) by id.
+        summary (`dict`): base, frames, definitions and card, as stage 0 writes them.
+        seed (`int`): Of whatever is drawn.
+    """
+    rows = subset([row for row in task.rows if row["split"] == "train"], settings.get("times_labels"), seed)
+    kept = {row["id"] for row in rows}
+    source = settings.get("source")
+    own = [s for s in read_jsonl(source) if s["id"] in kept] if source and kind != "pseudo_labels" else []
+    classes = {name: row["label"] for name, row in truth.items() if row.get("label")}
+    if kind == "own":
+        samples = own
+    elif kind == "shuffled":
+        samples = shuffled_within_class(own, task.card, seed=seed, classes=classes)
+    elif kind == "permuted":
+        samples = permuted_words(own, task.card, seed=seed)
+    elif kind == "gold_line":
+        samples = gold_lines(own, task.card)
+    elif kind == "captions":
+        samples = under_own_prompt(own, task.card, settings.get("prompt", CAPTION_PROMPT))
+    elif kind == "playing_order":
+        samples = playing_order(rows, seed=seed)
+    elif kind == "pseudo_labels":
+        scores = score_pool(task, rows, str(source))
+        samples = pseudo_labels(rows, scores, task.card, task.definitions, min_score=settings.get("min_score", 0.0))
+    else:
+        column = settings.get("column", "text")
+        samples = oracle_samples(rows, {name: row.get(column, "") for name, row in truth.items()}, task.card)
+    make_folder(output.parent)
+    write_json(output.with_suffix(".summary.json"), summary | {"texts": kind, "settings": settings})
+    write_jsonl(output, samples)
+    return samples
+
+
+def subset(rows: list[Row], times: int | None, seed: int) -> list[Row]:
+    """All labelled rows, and so many of the pool that there are `times` as many rows as labels; always the same ones
+    for a seed, and the smaller set is part of the larger.
+
+    Raises:
+        UserError: if the pool is too small.
+    """
+    if times is None:
+        return rows
+    pool = sorted((row for row in rows if row["label"] is None), key=lambda row: row["id"])
+    labelled = len(rows) - len(pool)
+    wanted = (times - 1) * labelled
+    if wanted > len(pool):
+        raise UserError(
+            f"times_labels is {times}, which takes {wanted} clips without a label beside {labelled} with one, but "
+            f"there are {len(pool)}; lower it, or add clips"
+        )
+    random.Random(f"pool:{seed}").shuffle(pool)
+    chosen = {row["id"] for row in pool[:wanted]}
+    return [row for row in rows if row["label"] is not None or row["id"] in chosen]
+
+
+def score_pool(task: Task, rows: list[Row], folder: str) -> dict[str, dict[str, float]]:
+    """Scores per label of the clips without a label, by a trained stage."""
+    pool = [row for row in rows if row["label"] is None]
+    classifier, collator = VideoClassifier.from_pretrained(folder, batch_size=32), task.collator()
+    scores: dict[str, dict[str, float]] = {}
+    for start in range(0, len(pool), classifier.batch_size):
+        batch = pool[start : start + classifier.batch_size]
+        found = classifier.scores(batch, [collator.read_row(row) for row in batch])
+        scores |= {row["id"]: score for row, score in zip(batch, found, strict=True)}
+    return scores
