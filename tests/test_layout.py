@@ -53,6 +53,7 @@ ALLOWED = {
         "model",
         "arms",
         "start",
+        "costs",
         "texts",
         "rationales",
         "sft",
