@@ -19,7 +19,6 @@ from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
 from rbft_trl.costs import COSTS, Done, Place, closure, cost_of
 from rbft_trl.data.jsonl import read_json, read_jsonl, write_json
 from rbft_trl.errors import UserError
-from rbft_trl.model.loading import base_fingerprint
 from rbft_trl.model.provenance import read_record
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Task, open_task
@@ -117,13 +116,7 @@ class Cells:
         """Texts cost nothing worth counting, and are made again."""
         task, output = self.task(place), folder / f"{step.name}.jsonl"
         given = {key: settings[key] if isinstance(step.settings[key], str) else step.settings[key] for key in settings}
-        summary = {
-            "base": base_fingerprint(self.base.model_name_or_path, self.base.model_revision),
-            "frames": task.frames.to_dict(),
-            "definitions": task.definitions,
-            "card": task.card.fingerprint(),
-        }
-        make_texts(step.recipe, task, output, settings=given, truth=self.truth, summary=summary, seed=place.draw)
+        make_texts(step.recipe, task, output, settings=given, truth=self.truth, base=self.base, seed=place.draw)
         return Done(output, {"seconds": 0.0})
 
     def rationales(self, step: Step, words: list[str], output: Path, place: Place) -> Done:

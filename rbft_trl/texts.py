@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rbft_trl.classifier import VideoClassifier
+from rbft_trl.configs import ModelArguments
 from rbft_trl.data.jsonl import make_folder, read_jsonl, write_json, write_jsonl
 from rbft_trl.errors import UserError, nearest
 from rbft_trl.evidence.controls import (
@@ -19,6 +20,7 @@ from rbft_trl.evidence.controls import (
     shuffled_within_class,
     under_own_prompt,
 )
+from rbft_trl.model.loading import base_fingerprint
 from rbft_trl.start import Row, Task
 
 Sample = dict[str, Any]
@@ -65,7 +67,7 @@ def make_texts(
     *,
     settings: dict[str, Any],
     truth: dict[str, Row],
-    summary: dict[str, Any],
+    base: ModelArguments,
     seed: int,
 ) -> list[Sample]:
     """Writes the texts of one draw, and a summary beside them.
@@ -77,7 +79,7 @@ def make_texts(
         settings (`dict`): `source` (a file, or for pseudo-labels a folder), `times_labels` (as many clips in all as
             labels times this), `column` (of the true descriptions), `prompt`, `min_score`.
         truth (`dict`): True descriptions (and classes, where known) by id.
-        summary (`dict`): base, frames, definitions and card, as stage 0 writes them.
+        base (`ModelArguments`): The base that will be trained on them.
         seed (`int`): Of whatever is drawn.
     """
     rows = subset([row for row in task.rows if row["split"] == "train"], settings.get("times_labels"), seed)
@@ -104,6 +106,12 @@ def make_texts(
         column = settings.get("column", "text")
         samples = oracle_samples(rows, {name: row.get(column, "") for name, row in truth.items()}, task.card)
     make_folder(output.parent)
+    summary = {
+        "base": base_fingerprint(base.model_name_or_path, base.model_revision),
+        "frames": task.frames.to_dict(),
+        "definitions": task.definitions,
+        "card": task.card.fingerprint(),
+    }
     write_json(output.with_suffix(".summary.json"), summary | {"texts": kind, "settings": settings})
     write_jsonl(output, samples)
     return samples

@@ -42,7 +42,7 @@ ALLOWED = {
     "arms": {"errors", "yaml_file"},
     "costs": set(),
     "compare_config": {"errors", "configs"},
-    "texts": {"errors", "data", "evidence", "start", "classifier"},
+    "texts": {"errors", "data", "configs", "model", "evidence", "start", "classifier"},
     "cells": {
         "errors",
         "stopping",

@@ -1,0 +1,127 @@
+"""Texts that stand in for rationales: what each control keeps and destroys, and that stage 1 takes them."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rbft_trl import sft, texts
+from rbft_trl.configs import DataArguments
+from rbft_trl.data.jsonl import read_json, read_jsonl
+from rbft_trl.data.task import TaskCard
+from rbft_trl.errors import UserError
+from rbft_trl.evidence import controls
+from rbft_trl.start import Task, open_task
+from tests.helpers import REPOSITORY, base_arguments, toy_recipe
+
+CARD = TaskCard.from_yaml(REPOSITORY / "recipes/tasks/toy.yaml", with_data=False)
+
+
+def sample(name: str, label: str | None, text: str, **more: Any) -> dict[str, Any]:
+    verdict = "unlabelled" if label is None else "kept"
+    return {"id": name, "video": name, "label": label, "sample": 0, "text": text, "verdict": verdict} | more
+
+
+OWN = [
+    sample("a", "dorvan", "one small red circle moving left slowly.\nClassification: dorvan"),
+    sample("b", "dorvan", "two small blue squares moving left.\nClassification: miloren", verdict="dropped"),
+    sample("c", None, "a large thing moving up.\nClassification: tishem"),
+]
+
+
+def test_permuted_words_are_the_same_words_in_another_order() -> None:
+    made = {s["id"]: s["text"] for s in controls.permuted_words(OWN, CARD, seed=0)}
+    assert set(made) == {"a", "c"}  # what was dropped stays out
+    reasoning, line = made["a"].rsplit("\n", 1)
+    assert line == "Classification: dorvan" and "Classification" not in made["c"]
+    assert Counter(reasoning.split()) == Counter(OWN[0]["text"].split("\n")[0].split())
+    assert reasoning != "one small red circle moving left slowly."
+    assert made == {s["id"]: s["text"] for s in controls.permuted_words(OWN, CARD, seed=0)}
+
+
+def test_gold_lines_keep_the_reasoning_of_dropped_ones_too() -> None:
+    made = {s["id"]: s for s in controls.gold_lines(OWN, CARD)}
+    assert made["b"]["text"] == "two small blue squares moving left.\nClassification: dorvan"
+    assert made["b"]["verdict"] == "kept" and made["c"]["text"] == "a large thing moving up."
+
+
+def test_captions_hold_no_label_and_no_hinted_text() -> None:
+    hinted = sample("d", "dorvan", "it is small.\nClassification: dorvan", shown=True)
+    made = controls.under_own_prompt([*OWN, hinted], CARD, "Describe the clip.")
+    assert [s["id"] for s in made] == ["a", "b", "c"]
+    assert all("Classification" not in s["text"] and s["prompt"] == "Describe the clip." for s in made)
+
+
+def test_playing_order_asks_each_clip_once_in_all_three_orders() -> None:
+    rows = [{"id": f"{i:03d}", "video": "v", "label": None} for i in range(300)]
+    made = controls.playing_order(rows, seed=1)
+    said = Counter((s.get("order"), s["text"]) for s in made)
+    assert set(said) == {(None, "forwards"), ("reversed", "backwards"), ("shuffled", "shuffled")}
+    assert len(made) == 300 and min(said.values()) > 70
+
+
+def test_pseudo_labels_keep_the_sure_ones() -> None:
+    rows = [{"id": name, "video": name, "label": label} for name, label in (("a", "dorvan"), ("b", None), ("c", None))]
+    scores = {"b": {"dorvan": 0.2, "miloren": 0.8}, "c": {"dorvan": 0.55, "miloren": 0.45}}
+    made = controls.pseudo_labels(rows, scores, CARD, False, min_score=0.6)
+    assert [(s["id"], s["text"]) for s in made] == [("a", "dorvan"), ("b", "miloren")]
+    assert made[0]["prompt"] == CARD.label_prompt(definitions=False)
+
+
+def test_subsets_are_nested_and_keep_every_label() -> None:
+    rows = [{"id": f"l{i}", "label": "dorvan"} for i in range(4)] + [{"id": f"p{i}", "label": None} for i in range(20)]
+    small, large = (texts.subset(rows, times, 0) for times in (2, 5))
+    assert len(small) == 8 and len(large) == 20 and {r["id"] for r in small} < {r["id"] for r in large}
+    assert texts.subset(rows, 1, 0) == rows[:4] and texts.subset(rows, None, 0) == rows
+    assert texts.subset(rows, 2, 0) != texts.subset(rows, 2, 1)
+    with pytest.raises(UserError, match=r"times_labels is 7, which takes 24 clips .* there are 20"):
+        texts.subset(rows, 7, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("orakel", {}, "'orakel' is no kind of text; did you mean 'oracle'"),
+        ("oracle", {"source": "x"}, "'source' is no setting"),
+        ("shuffled", {}, r"need a 'source'"),
+        ("own", {"source": "x", "times_labels": 0}, "'times_labels' is 0"),
+        ("pseudo_labels", {"source": "x", "min_score": 1.5}, "'min_score' is 1.5"),
+    ],
+)
+def test_mistakes_in_the_settings_of_texts(kind: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        texts.check_texts(kind, settings, "arm 'x', step 'y'")
+
+
+@pytest.fixture(scope="module")
+def task(toy_set: tuple[Path, Path], smoke_base: Path) -> Task:
+    data = DataArguments(
+        task=str(toy_set[0]), shots=2, num_frames=8, min_pixels=3136, max_pixels=3136, definitions=False
+    )
+    return open_task(data, base_arguments(smoke_base))
+
+
+def test_stage_1_takes_every_kind(task: Task, toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path) -> None:
+    """Each kind is written from real files, and one step is trained on it."""
+    truth = {row["id"]: row for row in read_jsonl(toy_set[1] / "attributes.jsonl")}
+    torch.manual_seed(0)
+    quick = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "max_steps": 1}
+    teacher = toy_recipe("direct", tmp_path, toy_set[0], smoke_base, output_dir=tmp_path / "teacher", **quick)
+    sft.main([teacher])
+    base = base_arguments(smoke_base)
+    own = texts.make_texts("oracle", task, tmp_path / "own.jsonl", settings={}, truth=truth, base=base, seed=0)
+    assert len(own) == 2 * 8 + 8
+    for kind in texts.KINDS:
+        settings = {"pseudo_labels": {"source": str(tmp_path / "teacher")}, "oracle": {"column": "guideline"}}.get(
+            kind, {}
+        )
+        if kind in texts.NEEDS_SOURCE and not settings:
+            settings = {"source": str(tmp_path / "own.jsonl")}
+        file = tmp_path / f"{kind}.jsonl"
+        texts.make_texts(kind, task, file, settings=settings, truth=truth, base=base, seed=0)
+        assert read_json(file.with_suffix(".summary.json"))["texts"] == kind
+        recipe = toy_recipe("stage1", tmp_path, toy_set[0], smoke_base, output_dir=tmp_path / kind, **quick)
+        record = sft.main([recipe, "--rationales", str(file)])
+        assert record["steps"] == 1 and record["tokens"] > 0 and record["flops"] > 0
