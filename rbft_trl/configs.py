@@ -131,8 +131,9 @@ class StageArguments:
     init: str | None = option(None, "Where training starts: `base`, or the folder or Hub id of stage 1.")
     target: str | None = option(
         None,
-        "What the answer is: label (stage 2, direct), rationale (stage 1), rationale_label, label_rationale.",
-        choices=["label", "rationale", "rationale_label", "label_rationale"],
+        "What the answer is: label (stage 2, direct), rationale (stage 1), rationale_label, label_rationale; "
+        "or joint: label and rationale of each row in every step, the rationale's tokens counted as one.",
+        choices=["label", "rationale", "rationale_label", "label_rationale", "joint"],
     )
     rationales: str | None = option(None, "rationales.jsonl that stage 0 wrote; needed for every target but label.")
     class_balance: str = option(

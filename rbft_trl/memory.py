@@ -51,25 +51,34 @@ class Machine:
 
 
 def clips_of(collator: ClipCollator, rows: list[Row], known: Known, vision: Any) -> list[Clip]:
-    """The sizes of every row, longest first."""
+    """The sizes of every row, longest first; the two sequences of a joint row as one of twice the longer."""
     clips = []
     for row, entry, tokens in zip(rows, known, collator.count_tokens(rows, known), strict=True):
         grid = _grid(entry["shape"], vision)
         video = Clip(grid, 0).tokens(vision.spatial_merge_size)
-        clips.append(Clip(grid, tokens - video, len(collator.encode(collator.answer_text(row))) + 1))
+        parts = collator.parts(row)
+        trained = sum(len(collator.encode(collator.answer_text(part))) + 1 for part in parts)
+        clips.append(Clip(_times(grid, len(parts)), len(parts) * (tokens - video), trained))
     return sorted(clips, key=lambda clip: clip.tokens(vision.spatial_merge_size), reverse=True)
 
 
-def rough_clips(card: TaskCard, rows: list[Row], known: Known, vision: Any, *, definitions: bool) -> list[Clip]:
+def rough_clips(
+    card: TaskCard, rows: list[Row], known: Known, vision: Any, *, definitions: bool, sequences: int = 1
+) -> list[Clip]:
     """The sizes of rows where no tokenizer is at hand: a token per three characters, 256 tokens for a rationale."""
-    text = len(card.label_prompt(definitions=definitions)) // 3 + ROUGH_ANSWER
-    clips = [Clip(_grid(entry["shape"], vision), text, ROUGH_ANSWER) for _, entry in zip(rows, known, strict=True)]
+    text = sequences * (len(card.label_prompt(definitions=definitions)) // 3 + ROUGH_ANSWER)
+    grids = [_times(_grid(entry["shape"], vision), sequences) for _, entry in zip(rows, known, strict=True)]
+    clips = [Clip(grid, text, ROUGH_ANSWER * sequences) for grid in grids]
     return sorted(clips, key=lambda clip: clip.tokens(vision.spatial_merge_size), reverse=True)
 
 
 def _grid(shape: Sequence[int], vision: Any) -> tuple[int, int, int]:
     frames, height, width = shape
     return -(-frames // vision.temporal_patch_size), height // vision.patch_size, width // vision.patch_size
+
+
+def _times(grid: tuple[int, int, int], sequences: int) -> tuple[int, int, int]:
+    return sequences * grid[0], *grid[1:]
 
 
 def training_memory(

@@ -102,9 +102,10 @@ class Recipe:
         own = [r for r in rows if r["split"] == split and (r["label"] is not None or not self.trains)]
         known = [manifest[row["id"]] for row in own]
         if self.trains:
-            adapters, _, training = self.rest
+            adapters, stage, training = self.rest
             vision = base_config(self.base.model_name_or_path, self.base.model_revision).vision_config
-            clips = rough_clips(card, own, known, vision, definitions=self.data.definitions)
+            twice = 2 if stage.target == "joint" else 1
+            clips = rough_clips(card, own, known, vision, definitions=self.data.definitions, sequences=twice)
             return training_memory(self.base, adapters, training, clips, machine)
         frames, definitions = self.data.frames(), self.data.definitions
         collator = ClipCollator(self.processor(), card, card.data.root, frames, definitions=definitions)
@@ -145,7 +146,8 @@ def example_of(collator: ClipCollator, row: Row) -> dict[str, Any]:
         repeated), `tokens`, `video_tokens`, `trained_tokens`, and `frames` (uint8 `[T, H, W, 3]`).
     """
     batch = collator([row])
-    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
+    seen = batch["attention_mask"].bool()  # a joint row has two sequences
+    ids, labels = batch["input_ids"][seen].tolist(), batch["labels"][seen].tolist()
     trained = [label != IGNORED for label in labels]
     video = collator.processor.video_token_id
     return {

@@ -32,7 +32,7 @@ from rbft_trl.model.provenance import (
 )
 from rbft_trl.model.shards import not_finite
 from rbft_trl.model.stop import SetEpoch, StopAtStep, ending, readers_told
-from rbft_trl.model.trainer import PRESENTATIONS_FILE, LabelTrainer, RationaleTrainer, VideoSFTTrainer
+from rbft_trl.model.trainer import PRESENTATIONS_FILE, JointTrainer, LabelTrainer, RationaleTrainer, VideoSFTTrainer
 from rbft_trl.model.whole import room_told
 from rbft_trl.plan import OPTIONS, Plan, make_plan
 from rbft_trl.recipe import parse_recipe
@@ -92,7 +92,7 @@ def make_trainer(plan: Plan) -> VideoSFTTrainer:
     elif plan.parent is not None:
         start = dataclasses.replace(plan.base, model_name_or_path=plan.parent_folder, model_revision=None)
     model = prepare_for_training(load_base(start, device=training.device), plan.adapters, adapter=adapter)
-    trainer = (LabelTrainer if stage.target == "label" else RationaleTrainer)(
+    trainer = {"label": LabelTrainer, "joint": JointTrainer}.get(stage.target, RationaleTrainer)(
         model=model,
         args=training,
         train_dataset=Dataset.from_list(plan.train),

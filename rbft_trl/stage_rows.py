@@ -52,6 +52,9 @@ def training_rows(task: Task, stage: StageArguments) -> list[Row]:
         # a clip of the pool has no label to begin with
         used = [s for s in used if s["label"] is not None or s.get("prompt") is not None]
     own = [key for key in OWN if any(s.get(key) is not None for s in used)]  # all rows of a data set have equal keys
+    if stage.target == "joint":  # no label is lost: a clip whose rationales were all dropped gives its label alone
+        with_text = {s["id"] for s in used}
+        used += [{"id": row["id"], "text": ""} for row in task.readable("train") if row["id"] not in with_text]
     return [_flat(by_id[s["id"]], stage.target, s["text"]) | {key: s.get(key) for key in own} for s in used]
 
 

@@ -19,7 +19,7 @@ from rbft_trl.evidence.metrics import wilson_interval
 REPLICATES = 2000
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~$@:^=])")
 KINDS = {"rationale": "rationales (stage 1)", "label": "labels", "rationale_label": "rationale, then label"}
-KINDS |= {"label_rationale": "label, then rationale"}
+KINDS |= {"label_rationale": "label, then rationale", "joint": "labels and rationales (one joint loss)"}
 
 
 def model_card(

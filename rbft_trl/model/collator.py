@@ -14,7 +14,7 @@ import torch
 from transformers import ProcessorMixin
 
 from rbft_trl.data.task import CLIP_PLACE, TaskCard
-from rbft_trl.data.video import Clip, FrameSettings, read_row
+from rbft_trl.data.video import Clip, FrameSettings, in_order, read_row
 from rbft_trl.model.families import one_pair_of_marks, writes_time_stamps
 from rbft_trl.model.loading import frame_factor
 
@@ -62,10 +62,22 @@ class ClipCollator:
         self.end_id = self.tokenizer.eos_token_id
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-        """A training batch, padded on the right, with `labels` set on the answer and its end token only."""
-        batch, heads = self._clips(rows)
+        """A training batch, padded on the right, with `labels` set on the answer and its end token only.
+
+        `loss_weights` `[B, S]` are there where tokens do not count alike: each is its row's `weight` (class_balance),
+        and in a rationale of target `joint` divided by the number of its trained tokens. `loss_items` `[B]` are there
+        for target `joint`: 1 at the first sequence of each row.
+        """
+        parts, clips, first = [], [], []
+        for row in rows:
+            clip = self.read_row(row | {"order": None})
+            own = self.parts(row)
+            parts += own
+            clips += [in_order(clip, part) for part in own]
+            first += [1.0] + [0.0] * (len(own) - 1)
+        batch, heads = self._clips(parts, clips)
         sequences, answers = [], []
-        for row, head in zip(rows, heads, strict=True):
+        for row, head in zip(parts, heads, strict=True):
             answer = [*self.encode(self.answer_text(row)), self.end_id]
             sequences.append(self.around(head, self.prompt_text(row)) + answer)
             answers.append(len(answer))
@@ -73,9 +85,23 @@ class ClipCollator:
         labels = torch.full_like(batch["input_ids"], IGNORED)
         for i, (sequence, length) in enumerate(zip(sequences, answers, strict=True)):
             labels[i, len(sequence) - length : len(sequence)] = torch.tensor(sequence[-length:])
-        if "weight" in rows[0]:  # class_balance: weights
-            batch["loss_weights"] = torch.tensor([row["weight"] for row in rows])
+        joint = any(row["target"] == "joint" for row in rows)
+        if joint or "weight" in rows[0]:
+            weights = torch.tensor([part.get("weight", 1.0) for part in parts])
+            for i, (part, length) in enumerate(zip(parts, answers, strict=True)):
+                weights[i] /= length if joint and part["target"] == "rationale" else 1
+            batch["loss_weights"] = weights[:, None].expand(labels.shape).clone()
+        if joint:
+            batch["loss_items"] = torch.tensor(first)
         return batch | {"labels": labels}
+
+    def parts(self, row: Row) -> list[Row]:
+        """The sequences that are trained of a row: one, or for target `joint` its label and its rationale, where it
+        has them. A label is learnt from the clip as it is, whatever the row's own prompt and order."""
+        if row["target"] != "joint":
+            return [row]
+        label = row | {"target": "label", "prompt": None, "order": None}
+        return [label] * (row["label"] is not None) + [row | {"target": "rationale"}] * bool(row["text"])
 
     def prompts(
         self, rows: Sequence[Row], texts: Sequence[str], *, clips: Sequence[Clip] | None = None
@@ -92,7 +118,7 @@ class ClipCollator:
         return batch | self._pad(sequences, side="left")
 
     def count_tokens(self, rows: Sequence[Row], known: Sequence[dict[str, Any]]) -> list[int]:
-        """Tokens of training rows, video and text together; nothing is decoded.
+        """Tokens of training rows, video and text together, the longer sequence of a joint one; nothing is decoded.
 
         Args:
             rows (`Sequence[Row]`): What would be trained.
@@ -107,8 +133,8 @@ class ClipCollator:
             key = (*clip["shape"], *(len(f"{time:.1f}") for time in stamps))
             if key not in heads:
                 heads[key] = self._clips([{}], [blank])[1][0]
-            prompt = self.around(heads[key], self.prompt_text(row))
-            counts.append(len(prompt) + len(self.encode(self.answer_text(row))) + 1)
+            asked = [(self.around(heads[key], self.prompt_text(part)), part) for part in self.parts(row)]
+            counts.append(max(len(prompt) + len(self.encode(self.answer_text(part))) + 1 for prompt, part in asked))
         return counts
 
     def around(self, head: list[int], prompt: str) -> list[int]:

@@ -137,10 +137,10 @@ class VideoSFTTrainer(SFTTrainer):
         ]
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Counts the clips that were shown, weighs rows where the collator says so, then leaves the loss to TRL."""
+        """Counts the clips that were shown, weighs tokens where the collator says so, then leaves the loss to TRL."""
         if self.model.training:
             self.presentations += len(inputs["input_ids"]) * self.accelerator.num_processes
-        weights = inputs.pop("loss_weights", None)
+        weights, _ = inputs.pop("loss_weights", None), inputs.pop("loss_items", None)
         weighed = model if weights is None else _Weighed(model, weights)
         return super().compute_loss(weighed, inputs, *args, **kwargs)
 
@@ -169,14 +169,14 @@ class VideoSFTTrainer(SFTTrainer):
 
 
 class _Weighed:
-    """A model whose token log-probabilities are multiplied by a weight per row, `[B]`; TRL sums them to the loss."""
+    """A model whose token log-probabilities are multiplied by a weight each, `[B, S]`; TRL sums them to the loss."""
 
     def __init__(self, model: torch.nn.Module, weights: torch.Tensor) -> None:
         self.model, self.weights = model, weights
 
     def __call__(self, **inputs: Any) -> Any:
         out = self.model(**inputs)
-        out.log_probs = out.log_probs * self.weights.to(out.log_probs)[:, None]
+        out.log_probs = out.log_probs * self.weights.to(out.log_probs)[:, 1:]  # the first token is not predicted
         return out
 
 
@@ -210,6 +210,24 @@ class RationaleTrainer(VideoSFTTrainer):
         answers = (inputs["labels"] != IGNORED).sum().item() / len(inputs["labels"])
         self._metrics["train" if self.model.training else "eval"]["answer_tokens"].append(answers)
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+class JointTrainer(VideoSFTTrainer):
+    """Labels and rationales at once, the loss MTCT of RD-MLDG (arXiv 2602.23777): the mean over the rows of a step of
+    -log p(label) - 1/T sum of log p(token of the rationale), so that long rationales do not outweigh labels."""
+
+    _tag_names = [*VideoSFTTrainer._tag_names, "joint"]
+    _name = "RB-FT with a joint loss"
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[dict[str, Any]], Any]:
+        """Upstream's, but the loss of a step is divided by its rows (of all processes) and not by its tokens."""
+        samples, tokens = super().get_batch_samples(*args, **kwargs)
+        if not samples or tokens is None:
+            return samples, tokens
+        rows = sum(batch["loss_items"].sum() for batch in samples).to(self.accelerator.device)
+        if self.args.average_tokens_across_devices:
+            rows = self.accelerator.reduce(rows, reduction="sum")
+        return samples, rows
 
 
 class LabelTrainer(VideoSFTTrainer):
