@@ -22,6 +22,7 @@ from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.controls import oracle_samples
 from rbft_trl.evidence.report import build_report
 from rbft_trl.evidence.stats import summarise
+from rbft_trl.plan import check_options
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.stopping import Stopped
@@ -133,6 +134,8 @@ def check_step(args: CompareArguments, arm: Arm, step: Step, evaluated: tuple[An
         _same(recipe, groups, args.eval, evaluated)
         if step.entry == "sft" and not references(step.settings.get("init"), arm.name):
             _needs(recipe, "init", groups[3].init, "base")
+        if step.entry == "sft" and args.launch is None:
+            check_options(*groups[1:])
 
 
 def _needs(recipe: str, name: str, value: Any, wanted: Any) -> None:

@@ -58,6 +58,32 @@ def check_work(engine: str, *work: str) -> None:
             raise UserError(f"{each.replace('`', '')} under {engine}: {reason.format(engine=engine)}")
 
 
+def check_full_precision(engine: str, *, dtype: str, bf16: bool) -> None:
+    """Refuses full fine-tuning whose optimizer adds its steps to bf16 weights and keeps its moments in bf16.
+
+    bf16 has 8 significant bits: a step under 1/512 of a weight is rounded away, and so is AdamW's decay of the second
+    moment by 0.999. ZeRO and FSDP2 with mixed precision step on fp32 copies (`_configure_master_weights` in DeepSpeed
+    0.19, `fsdp2_prepare_model` in accelerate 1.15).
+
+    Args:
+        engine (`str`): One of `ENGINES`.
+        dtype (`str`): Of the weights, as the recipe has it.
+        bf16 (`bool`): Whether the recipe asks for mixed precision.
+
+    Raises:
+        UserError: with the way out.
+    """
+    mixed = bf16 or os.environ.get("ACCELERATE_MIXED_PRECISION", "bf16") != "no"
+    if dtype == "float32" or engine.startswith("ZeRO") or (engine == "FSDP2" and mixed):
+        return
+    where = "FSDP2 with mixed_precision no" if engine == "FSDP2" else engine
+    raise UserError(
+        f"dtype is {dtype} but use_peft is false, and under {where} no fp32 copy of the weights takes the steps: "
+        "small ones would be rounded away; write dtype: float32 (bf16: true still computes in bfloat16), or start "
+        "with accelerate_configs/fsdp2.yaml, zero2.yaml or zero3.yaml"
+    )
+
+
 def check_whole_model(*, use_cpu: bool) -> None:
     """For stage 0, evaluation and prediction: a launch file that shards the model is refused."""
     check_work(started_engine(use_cpu=use_cpu), WHOLE)

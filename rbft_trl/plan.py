@@ -12,11 +12,11 @@ from typing import Any
 from huggingface_hub import get_token
 
 from rbft_trl.configs import AdapterArguments, DataArguments, ModelArguments, StageArguments
-from rbft_trl.engines import FULL, LORA, NF4, check_agreement, check_work, started_engine
+from rbft_trl.engines import FULL, LORA, NF4, check_agreement, check_full_precision, check_work, started_engine
 from rbft_trl.errors import UserError
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.fetch import find_checkpoint, is_hub_id
-from rbft_trl.model.loading import base_fingerprint, check_base, check_scoring_attention
+from rbft_trl.model.loading import base_fingerprint, check_base, check_scoring_attention, dtype_in_file
 from rbft_trl.model.provenance import begins_new_adapter, check_same, check_unseen, read_record
 from rbft_trl.model.trainer import check_optimizer
 from rbft_trl.stage_rows import balance_weights, check_lengths, check_stage0, training_rows
@@ -51,14 +51,20 @@ def make_plan(
     adapters: AdapterArguments,
     stage: StageArguments,
     training: TrainingConfig,
+    *,
+    engine: str | None = None,
 ) -> Plan:
     """Reads the data and the parent, and checks that all of it fits.
+
+    Args:
+        data, base, adapters, stage, training: The recipe.
+        engine (`str`, *optional*): The engine that the recipe is meant for, where this process is not the run itself.
 
     Raises:
         UserError: for every mistake that can be seen without the weights.
     """
     check_base(base)
-    check_options(base, adapters, stage, training)
+    check_options(base, adapters, stage, training, engine=engine)
     task = open_task(data, base)
     card = task.card
     fingerprint = base_fingerprint(base.model_name_or_path, base.model_revision)
@@ -115,7 +121,12 @@ def make_plan(
 
 
 def check_options(
-    base: ModelArguments, adapters: AdapterArguments, stage: StageArguments, training: TrainingConfig
+    base: ModelArguments,
+    adapters: AdapterArguments,
+    stage: StageArguments,
+    training: TrainingConfig,
+    *,
+    engine: str | None = None,
 ) -> None:
     """Options that contradict one another.
 
@@ -133,7 +144,9 @@ def check_options(
         for key, plain in (("data_seed", None), ("train_sampling_strategy", "random")):
             if getattr(training, key) != plain:
                 raise UserError(f"'{key}' is set but class_balance: sampler has an order of its own; leave one out")
-    engine = started_engine(use_cpu=training.use_cpu)
+    engine = engine or started_engine(use_cpu=training.use_cpu)
+    if not adapters.use_peft:
+        check_full_precision(engine, dtype=dtype_in_file(base) or base.dtype, bf16=bool(training.bf16))
     check_work(engine, NF4 if base.load_in_4bit else LORA if adapters.use_peft else FULL)
     check_agreement(
         gradient_accumulation_steps=training.gradient_accumulation_steps, max_grad_norm=training.max_grad_norm

@@ -37,6 +37,7 @@ from rbft_trl.start import Row, Task
 from rbft_trl.training_config import TrainingConfig
 
 TRAINING = (AdapterArguments, StageArguments, TrainingConfig)
+STARTED = {"zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2"}  # --engine → its name in rbft_trl/engines.py
 KINDS = {"target": TRAINING, "output_file": (RationaleArguments,)}
 
 
@@ -118,7 +119,8 @@ class Recipe:
             UserError: for what would stop the run.
         """
         adapters, _, training = self.rest
-        plan = make_plan(self.data, self.base, *self.rest)
+        engine = STARTED.get(machine.engine, "DDP" if machine.gpus > 1 else "one process")
+        plan = make_plan(self.data, self.base, *self.rest, engine=engine)
         vision = base_config(self.base.model_name_or_path, self.base.model_revision).vision_config
         known = [plan.task.manifest[row["id"]] for row in plan.train]
         clips = clips_of(plan.collator, plan.train, known, vision)

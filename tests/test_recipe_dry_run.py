@@ -22,6 +22,7 @@ from tests.tiny_families import FAMILIES, tiny_base
 ALWAYS = {"attn_implementation": "sdpa", "min_pixels": 56 * 56, "max_pixels": 64 * 64, "use_cpu": True}
 TRAINING = {"max_steps": 2, "per_device_train_batch_size": 2}
 STAGE0 = {"max_new_tokens": 8, "checks": "none"}  # the tiny model writes noise
+FULL = {"dtype": "float32"}  # one process has no fp32 copies of bf16 weights, as FSDP2 and ZeRO have
 FEW_CLIPS = {"shots": 2}  # where a setup draws more clips per class than the test has
 OVERRIDES: dict[str, dict[str, Any]] = {
     "rationales": ALWAYS | STAGE0,
@@ -78,10 +79,12 @@ def test_the_recipes_run_one_after_the_other(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     name, base = setup or Path(folder).name, bases(family)
+    full = name in ("full_8gpu", "rbft_paper")
 
     def run(name: str) -> Any:
         changes = OVERRIDES[name] | {"task": toy_set[0], "model_name_or_path": base}
         changes |= FEW_CLIPS if folder == "recipes/toy" else {}
+        changes |= FULL if full else {}
         changes |= {"setup": REPOSITORY / f"recipes/setups/{setup}.yaml"} if setup else {}
         words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
         return MAINS.get(name, sft.main)([str(REPOSITORY / folder / f"{name}.yaml"), *words])
@@ -99,7 +102,6 @@ def test_the_recipes_run_one_after_the_other(
         assert first["frames"] == second["frames"]
     direct = run("direct")
     assert first["steps"] == second["steps"] == direct["steps"] == 2 and second["init"] == first["weights"]
-    full = name in ("full_8gpu", "rbft_paper")
     for record in (first, second, direct):
         assert record["adapters"]["use_peft"] is not full
         assert record["recipe"]["load_in_4bit"] is (name == "qlora_24gb")

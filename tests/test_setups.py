@@ -188,7 +188,8 @@ def test_a_comparison_passes_its_setup_and_card_to_every_stage(monkeypatch: pyte
         file = str(REPOSITORY / f"recipes/setups/{setup}.yaml")
         (args,) = parse_recipe([recipe, "--setup", file, "--task", "mine.yaml"], CompareArguments)
         assert compare.shared(args) == ["--task", "mine.yaml", "--setup", file]
-        compare.check(args)
+        if setup != "full_8gpu":  # of bf16 weights: refused in one process (test_full_precision.py)
+            compare.check(args)
     (args,) = parse_recipe([recipe], CompareArguments)
     assert compare.shared(args) == []
     compare.check(args)

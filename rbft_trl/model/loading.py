@@ -54,10 +54,17 @@ def check_base(args: ModelArguments) -> None:
         )
     if folder.is_dir() and args.model_revision is not None:
         raise UserError(f"model_revision is '{args.model_revision}' but '{name}' is a folder; leave it out")
-    if args.dtype == "auto" and folder.is_dir():
-        config = read_json(folder / "config.json")
-        if "float16" in (config.get("dtype"), config.get("torch_dtype")):
-            raise UserError(f"dtype is auto and '{name}' holds float16, which gives NaN on this family; use bfloat16")
+    if dtype_in_file(args) == "float16":
+        raise UserError(f"dtype is auto and '{name}' holds float16, which gives NaN on this family; use bfloat16")
+
+
+def dtype_in_file(args: ModelArguments) -> str | None:
+    """For dtype auto and a folder, what its config.json says of the weights; else None."""
+    file = Path(args.model_name_or_path) / "config.json"
+    if args.dtype != "auto" or not file.is_file():
+        return None
+    config = read_json(file)
+    return config.get("dtype") or config.get("torch_dtype")
 
 
 def check_model_arguments(args: ModelArguments, *, use_cpu: bool) -> None:
