@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from rbft_trl import compare, rationales, sft
-from rbft_trl.configs import CompareArguments, DataArguments, EvalArguments, ModelArguments
+from rbft_trl.compare_config import CompareArguments
+from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.plan import OPTIONS
 from rbft_trl.rationale_config import RationaleArguments
