@@ -16,6 +16,7 @@ from rbft_trl.stopping import EXIT_CODE, Stopped, follow_launcher
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 FROM_SETUP: dict[str, str] = {}  # option → the setup in which it stands, of the recipe that was read last
+SEARCHED: dict[str, list[str]] = {}  # relative path that was not found → folders in which it was looked for
 
 
 class UserError(ValueError):
@@ -31,6 +32,12 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 def quoted(names: Sequence[str], *, most: int = 3) -> str:
     """Returns `"'a', 'b', 'c'"`: the first of a list of names, for a message."""
     return ", ".join(f"'{name}'" for name in names[:most])
+
+
+def searched(path: object) -> str:
+    """Returns `" (looked for in 'a', 'b')"` for a relative path of a recipe or command line, or an empty string."""
+    folders = SEARCHED.get(str(path))
+    return f" (looked for in {quoted(folders)})" if folders else ""
 
 
 def place_of(message: str) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from rbft_trl.errors import UserError, nearest
+from rbft_trl.errors import SEARCHED, UserError, nearest
 from rbft_trl.renamed import GONE, RENAMED
 
 Option = tuple[Any, Any]  # the dataclass field and its type
@@ -63,8 +63,11 @@ def anchored(value: Any, file: Path) -> Any:
     if not isinstance(value, str) or value in ("", "base"):
         return value
     # Not resolved: in the Hub's cache a file is a link to a blob that lies elsewhere.
-    found = (folder / value for folder in list(Path(os.path.abspath(file)).parents)[:FOLDERS])
-    return next((str(path) for path in found if path.exists()), value)
+    folders = list(Path(os.path.abspath(file)).parents)[:FOLDERS]
+    found = next((str(folder / value) for folder in folders if (folder / value).exists()), None)
+    if found is None and not os.path.isabs(value):
+        SEARCHED[value] = [str(folder) for folder in folders]
+    return value if found is None else found
 
 
 def read_text(text: str, option: Option, key: str) -> Any:

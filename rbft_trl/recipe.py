@@ -4,15 +4,16 @@ Input: a YAML recipe and overrides. Output: one filled dataclass per group of op
 """
 
 import dataclasses
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rbft_trl.errors import FROM_SETUP, UserError, place_of
+from rbft_trl.errors import FROM_SETUP, SEARCHED, UserError, place_of, searched
 from rbft_trl.options import anchored, check_key, checked, fit, options_of, read_text
-from rbft_trl.setups import read_setup
+from rbft_trl.setups import check_no_setup, read_setup
 from rbft_trl.yaml_file import read_mapping
 
 EXAMPLE = "recipes/README.md lists the recipes to copy"
@@ -40,7 +41,10 @@ def parse_recipe(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
         print_help(classes)
     path, overrides = split_argv(list(argv))
     known = options_of(classes)
+    SEARCHED.clear()
     raw = read_mapping(path, what="recipe", example=EXAMPLE) if path else {}
+    if path:
+        check_no_setup(raw, overrides, path, known)
     setup = None if "setup" in known else take_setup(raw, overrides, path)
     shared = read_setup(setup) if setup else {}
     values = {key: value for key, value in shared.items() if key in known}
@@ -48,6 +52,8 @@ def parse_recipe(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
     for key, text in overrides.items():
         check_key(key, known, "the command line")
         values[key] = fit(read_text(text, known[key], key), known[key], f"--{key}")
+        if known[key][0].metadata.get("path") and not os.path.isabs(text):
+            SEARCHED[text] = [os.getcwd()]
     FROM_SETUP.clear()
     FROM_SETUP.update({key: str(setup) for key in shared if key in known and key not in raw and key not in overrides})
     try:
@@ -63,15 +69,31 @@ def take_setup(raw: dict[str, Any], overrides: dict[str, str], recipe: Path | No
     """The setup that the command line or else the recipe names (None for none); the key is taken out of both."""
     named, given = raw.pop("setup", None), overrides.pop("setup", None)
     if given is not None:
-        return Path(given) if given != "null" else None
+        return _given_setup(given, recipe) if given != "null" else None
     if named is None:
         return None
     if not isinstance(named, str) or not (file := Path(anchored(named, recipe))).is_file():
         raise UserError(
-            f"{recipe}: the setup {named!r} is no file; name one from this recipe's folder, e.g. setup: "
-            "setups/qlora_24gb.yaml (recipes/README.md lists them)"
+            f"{recipe}: the setup {named!r} is no file{searched(named)}; name one from this recipe's folder, e.g. "
+            "setup: setups/qlora_24gb.yaml (recipes/README.md lists them)"
         )
     return file
+
+
+def _given_setup(given: str, recipe: Path | None) -> Path:
+    """A setup of the command line, from the current folder.
+
+    Raises:
+        UserError: if it is no file; with its path, if it lies beside the recipe.
+    """
+    if (file := Path(given)).is_file():
+        return file
+    place = (
+        "" if file.is_absolute() else f" in the current folder '{os.getcwd()}', where paths of the command line start"
+    )
+    beside = anchored(given, recipe) if recipe else given
+    way = beside if beside != given else "recipes/setups/qlora_24gb.yaml (recipes/README.md lists them)"
+    raise UserError(f"the setup '{given}' is no file{place}; write --setup {way}")
 
 
 def print_help(classes: Sequence[type]) -> None:

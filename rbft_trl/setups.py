@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rbft_trl.errors import UserError
-from rbft_trl.options import checked, options_of
+from rbft_trl.options import Option, checked, options_of
 from rbft_trl.yaml_file import read_mapping
 
 EXAMPLE = "name one beside the recipe, e.g. setup: setups/qlora_24gb.yaml (recipes/README.md lists them)"
@@ -35,3 +35,20 @@ def read_setup(file: Path) -> dict[str, Any]:
     groups = [configs.DataArguments, configs.ModelArguments, configs.AdapterArguments, configs.StageArguments]
     groups += [RationaleArguments, configs.EvalArguments, TrainingConfig]
     return checked(raw, options_of(groups), file)
+
+
+def check_no_setup(raw: dict[str, Any], overrides: dict[str, str], file: Path, known: dict[str, Option]) -> None:
+    """Refuses a setup that is given as if it were a recipe: base and card stand there, and nothing of one stage.
+
+    Raises:
+        UserError: with the recipe to run it with.
+    """
+    if not {"model_name_or_path", "task"} <= raw.keys() or {*OF_ONE_STAGE, "setup"} & {*raw, *overrides}:
+        return
+    kind = "stage1" if "target" in known else "rationales" if "output_file" in known else "eval"
+    places = (folder / f"{kind}.yaml" for folder in (file.parent, file.parent.parent))
+    recipe = next((place for place in places if place.is_file()), f"recipes/{kind}.yaml")
+    raise UserError(
+        f"'{file}' is a setup, which says nothing of one stage, and no recipe; run one with it, e.g. {recipe} "
+        f"--setup {file}"
+    )

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from rbft_trl.errors import UserError, nearest
+from rbft_trl.errors import UserError, nearest, searched
 
 
 class _OnceLoader(yaml.SafeLoader):
@@ -34,7 +34,7 @@ def read_mapping(path: Path, *, what: str, example: str) -> dict[str, Any]:
         UserError: if the file is missing, no YAML, no mapping, or has a key twice.
     """
     if not path.is_file():
-        raise UserError(f"the {what} '{path}' does not exist; {example}")
+        raise UserError(f"the {what} '{path}' does not exist{searched(path)}; {example}")
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: bad UTF-8, or a date that does not exist

@@ -1,6 +1,7 @@
 """What a setup gives to a recipe, which line wins, and that each mistake names the file in which it stands."""
 
 import dataclasses
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_another_setup_on_the_command_line_starts_at_the_current_folder(
     assert parse_recipe([recipe, "--setup", "other.yaml"], *OPTIONS)[2].lora_r == 4
     assert parse_recipe(["--setup=other.yaml", "--init=base", "--target=label", "--output_dir=o"], *OPTIONS)[2].lora_r
     assert "'task' is missing" in said([recipe, "--setup", "null"], *OPTIONS)
-    assert "the setup 'setups/s.yaml' does not exist" in said([recipe, "--setup", "setups/s.yaml"], *OPTIONS)
+    assert "the setup 'setups/s.yaml' is no file" in said([recipe, "--setup", "setups/s.yaml"], *OPTIONS)
 
 
 def test_paths_in_a_setup_start_at_the_setup(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,3 +210,70 @@ def test_a_comparison_refuses_recipes_with_other_cards(tmp_path: Path) -> None:
 def test_what_is_shipped_is_a_setup() -> None:
     for file in (REPOSITORY / "recipes").rglob("*setup*/*.yaml"):
         assert read_setup(file)["model_name_or_path"].startswith("Qwen/")
+
+
+class TestMessages:
+    """What is said of files that lie elsewhere, or are another kind of file than they are taken for."""
+
+    def test_a_folder_that_was_copied_alone_says_where_its_card_and_base_were_looked_for(
+        self, toy_set: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        copy = shutil.copytree(REPOSITORY / "recipes/toy", tmp_path / "home/project/toy")
+        monkeypatch.chdir(tmp_path)
+        folders = f"(looked for in '{copy}', '{copy.parent}', '{copy.parent.parent}')"
+        with pytest.raises(UserError) as caught:
+            sft.main([str(copy / "direct.yaml")])
+        assert f"the task card 'tasks/toy.yaml' does not exist {folders}; recipes/tasks" in str(caught.value)
+        with pytest.raises(UserError) as caught:
+            sft.main([str(copy / "direct.yaml"), "--task", str(toy_set[0])])
+        assert f"no processor could be loaded from 'toy/base' {folders}: " in str(caught.value)
+        with pytest.raises(UserError) as caught:
+            sft.main([str(copy / "direct.yaml"), "--task", "mine.yaml"])
+        assert f"'mine.yaml' does not exist (looked for in '{tmp_path}'); recipes" in str(caught.value)
+
+    def test_a_setup_that_is_not_there_says_where_it_was_looked_for(self, tmp_path: Path) -> None:
+        recipe = tmp_path / "a/b/stage.yaml"
+        recipe.parent.mkdir(parents=True)
+        recipe.write_text(yaml.safe_dump(STAGE | {"setup": "s.yaml"}), encoding="utf-8")
+        folders = f"'{tmp_path}/a/b', '{tmp_path}/a', '{tmp_path}'"
+        assert f"the setup 's.yaml' is no file (looked for in {folders}); name one" in said([str(recipe)], *OPTIONS)
+
+    def test_a_setup_of_the_command_line_starts_at_the_current_folder(
+        self, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        recipe = write(**STAGE)
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        message = said([recipe, "--setup", "setups/s.yaml"], *OPTIONS)
+        assert message.startswith(f"the setup 'setups/s.yaml' is no file in the current folder '{tmp_path}/here', ")
+        assert message.endswith(f"; write --setup {tmp_path}/setups/s.yaml"), "the one beside the recipe"
+        message = said([recipe, "--setup", "setups/t.yaml"], *OPTIONS)
+        assert "write --setup recipes/setups/qlora_24gb.yaml" in message
+        assert "current folder" not in said([recipe, "--setup", "/setups/t.yaml"], *OPTIONS)
+
+    @pytest.mark.parametrize(
+        ("setup", "classes", "kind"),
+        [
+            ("setups/lora_80gb", OPTIONS, "stage1"),
+            ("rbft_paper/setup", OPTIONS, "rbft_paper/stage1"),
+            ("setups/lora_80gb", STAGE0, "rationales"),
+            ("toy/setup", EVAL, "toy/eval"),
+        ],
+    )
+    def test_a_setup_that_is_run_as_a_recipe_names_the_recipe_to_run(
+        self, setup: str, classes: tuple[type, ...], kind: str
+    ) -> None:
+        file = REPOSITORY / f"recipes/{setup}.yaml"
+        message = said([str(file)], *classes)
+        assert message.startswith(f"'{file}' is a setup, ")
+        assert message.endswith(f"run one with it, e.g. {REPOSITORY}/recipes/{kind}.yaml --setup {file}")
+        parse_recipe([f"{REPOSITORY}/recipes/{kind}.yaml", "--setup", str(file)], *classes)
+
+    def test_a_recipe_that_writes_everything_itself_is_no_setup(self, tmp_path: Path) -> None:
+        recipe = tmp_path / "x.yaml"
+        shared = {key: value for key, value in SETUP.items() if key != "per_device_batch_size"}
+        recipe.write_text(yaml.safe_dump(shared | STAGE), encoding="utf-8")
+        assert parse_recipe([str(recipe)], *OPTIONS)[3].target == "label"
+        recipe.write_text(yaml.safe_dump(shared), encoding="utf-8")
+        words = [word for key, value in STAGE.items() for word in (f"--{key}", value)]
+        assert parse_recipe([str(recipe), *words], *OPTIONS)[3].target == "label"

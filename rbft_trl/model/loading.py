@@ -26,7 +26,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from rbft_trl.configs import PARTS, AdapterArguments, ModelArguments
 from rbft_trl.data.jsonl import read_json
 from rbft_trl.data.video import file_hash
-from rbft_trl.errors import UserError
+from rbft_trl.errors import UserError, searched
 from rbft_trl.model.families import NOT_IN_4BIT, has_linear_attention, part_of, refuse_tree_masks, vision_tower
 from rbft_trl.model.shards import size_of
 
@@ -104,7 +104,7 @@ def load_processor(name: str, revision: str | None = None) -> ProcessorMixin:
     try:
         processor = AutoProcessor.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
-        raise UserError(f"no processor could be loaded from '{name}': {_first_line(error)}") from error
+        raise UserError(f"no processor could be loaded from '{name}'{searched(name)}: {_first_line(error)}") from error
     if getattr(processor, "video_processor", None) is None:
         raise UserError(f"the processor of '{name}' takes no video; use a Qwen2-VL-class model")
     if not processor.chat_template or processor.tokenizer.eos_token_id is None:
