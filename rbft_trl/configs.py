@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rbft_trl.data.video import FrameSettings
-from rbft_trl.errors import UserError
+from rbft_trl.errors import UserError, nearest
 
 PARTS = ("llm", "merger", "vision")
 
@@ -87,10 +87,12 @@ class ModelArguments:
                 "'model_name_or_path' is missing; name a folder or a Hub id, e.g. Qwen/Qwen2-VL-2B-Instruct"
             )
         if isinstance(self.attn_implementation, dict):
+            known = ("text_config", "vision_config")
             for key in self.attn_implementation:
-                if key not in ("text_config", "vision_config"):
+                if key not in known:
                     raise UserError(
-                        f"attn_implementation holds '{key}', which is no part; use text_config, vision_config"
+                        f"attn_implementation holds '{key}', which is no part{nearest(key, known)}; use "
+                        "text_config, vision_config"
                     )
         if self.dtype == "float16":
             raise UserError("dtype 'float16' gives NaN on this model family; use bfloat16 (or float32 on a CPU)")

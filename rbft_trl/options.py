@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from rbft_trl.errors import SEARCHED, UserError, nearest
-from rbft_trl.renamed import GONE, RENAMED
+from rbft_trl.renamed import GONE, NOT_TAKEN, RENAMED
 
 Option = tuple[Any, Any]  # the dataclass field and its type
 FOLDERS = 3  # that of the file and two above it: recipes/toy/x.yaml finds what lies beside recipes/
@@ -44,7 +44,9 @@ def check_key(key: str, known: dict[str, Option], place: str) -> None:
         return
     if key in GONE:
         raise UserError(f"{place}: the key '{key}' is gone: {GONE[key]}; leave it out")
-    raise UserError(f"{place}: unknown key '{key}'{nearest(key, known)}; remove it or correct its name")
+    raise UserError(
+        f"{place}: unknown key '{key}'{nearest(key, known.keys() - NOT_TAKEN)}; remove it or correct its name"
+    )
 
 
 def checked(raw: dict[str, Any], known: dict[str, Option], file: Path) -> dict[str, Any]:
@@ -110,7 +112,14 @@ def fit(value: Any, option: Option, place: str) -> Any:
     wanted = " or ".join("null" if k is types.NoneType else getattr(k, "__name__", str(k)) for k in options)
     if enums:
         wanted = " or ".join(str(member.value) for kind in enums for member in kind)
-    raise UserError(f"{place} is {value!r} ({type(value).__name__}) but must be {wanted}")
+    raise UserError(f"{place} is {value!r} ({type(value).__name__}) but must be {wanted}{_as_list(value, options)}")
+
+
+def _as_list(value: Any, kinds: tuple[Any, ...]) -> str:
+    """The way out for `a,b` or `a` where a list is wanted."""
+    if not isinstance(value, str) or list not in [typing.get_origin(kind) for kind in kinds]:
+        return ""
+    return f"; write '[{', '.join(value.strip('()').replace(',', ' ').split())}]'"
 
 
 _MISFIT = object()

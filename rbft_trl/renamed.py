@@ -1,6 +1,6 @@
-"""Keys of recipes for older TRL and transformers, and what they are called today.
+"""Keys of recipes for older TRL and transformers, what they are called today, and keys that are not taken here.
 
-Read by rbft_trl/options.py, whose message names the new key.
+Read by rbft_trl/options.py, whose message names the new key, and by rbft_trl/training_config.py.
 """
 
 # Old key → new key, with a word on how its value changes where it does.
@@ -12,7 +12,6 @@ RENAMED = {
     "evaluation_strategy": "eval_strategy",
     "gradient_checkpointing": "activation_checkpointing",
     "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
-    "group_by_length": "train_sampling_strategy (random or sequential)",
     "include_tokens_per_second": "include_num_input_tokens_seen",
     "logging_dir": "report_to (the tracker's own variables name the folder)",
     "no_cuda": "use_cpu",
@@ -77,6 +76,7 @@ GONE = {
     "fp16_opt_level": _PRECISION,
     "fsdp_min_num_params": _LAUNCH,
     "fsdp_transformer_layer_cls_to_wrap": _LAUNCH,
+    "group_by_length": "lengths are known only in the collator, so rows are not grouped by them",
     "half_precision_backend": _PRECISION,
     "ignore_bias_buffers": "no buffer needs it any more",
     "include_inputs_for_metrics": "the one scorer computes the metrics",
@@ -102,3 +102,47 @@ GONE = {
     "use_mps_device": "a device is found on its own; use_cpu: true keeps it from being used",
     "use_rslora": "LoRA is plain here",
 }
+# Key of TRL and transformers → why it is refused here if it is set.
+IGNORED_BY_US = {
+    "packing": "one clip is one sequence here",
+    "eval_packing": "one clip is one sequence here",
+    "packing_strategy": "one clip is one sequence here",
+    "padding_free": "one clip is one sequence here",
+    "assistant_only_loss": "the loss is always on the answer only",
+    "completion_only_loss": "the loss is always on the answer only",
+    "dataset_kwargs": "rows become batches in the collator",
+    "dataset_num_proc": "rows become batches in the collator",
+    "dataset_text_field": "rows become batches in the collator",
+    "truncation_mode": "rows that are too long stop the run",
+    "chat_template_path": "the template of the base's processor is used",
+    "eos_token": "the end token of the base's tokenizer is used",
+    "pad_token": "the pad token of the base's tokenizer is used",
+    "model_init_kwargs": "use model_name_or_path, dtype, attn_implementation and load_in_4bit",
+    "trust_remote_code": "no code from the Hub is run",
+    "neftune_noise_alpha": "noise would reach the frames' embeddings",
+    "label_smoothing_factor": "TRL is removing it",
+    "use_liger_kernel": "TRL is removing it",
+    "auto_find_batch_size": "it would change the batch, and with it the comparison",
+    "pad_to_multiple_of": "the collator pads to the longest row",
+    "enable_jit_checkpoint": "a checkpoint in the middle of a step does not resume exactly",
+    "do_train": "this entry always trains",
+    "do_eval": "eval_strategy says whether and when",
+    "do_predict": "use rbft_trl/eval.py",
+    "shuffle_dataset": "every epoch has an order of its own already",
+    "length_column_name": "rows are not grouped by length",
+    "liger_kernel_config": "TRL is removing liger",
+    "label_names": "the collator names them",
+    "include_for_metrics": "the one scorer computes the metrics",
+    "batch_eval_metrics": "the one scorer computes the metrics",
+    "hub_token": "a recipe is shared; run `hf auth login`, or set HF_TOKEN",
+    "hub_always_push": "a push that is still under way is never cut short; the last one comes at the end",
+    "hub_revision": "pushes go to the main branch",
+    "save_only_model": "a run that was stopped could not go on from such checkpoints",
+    "torch_compile": "this version does not compile",
+    "torch_compile_backend": "this version does not compile",
+    "torch_compile_mode": "this version does not compile",
+    "parallelism_config": "this version runs one whole model per process",
+}
+# Never what a misspelt key was meant to be: also those that are refused with a sentence of their own.
+NOT_TAKEN = {*IGNORED_BY_US, *RENAMED, "deepspeed", "fp16", "fp16_full_eval", "fsdp", "fsdp_config"}
+NOT_TAKEN |= {"remove_unused_columns"}

@@ -14,48 +14,9 @@ from trl import SFTConfig
 from rbft_trl.configs import option
 from rbft_trl.engines import SCORED, check_work, started_engine
 from rbft_trl.errors import UserError, nearest
+from rbft_trl.renamed import IGNORED_BY_US
 
 PACKAGE_OF = {"azure_ml": "azureml", "dvclive": "dvclive", "clearml": "clearml", "flyte": "flytekitplugins"}
-IGNORED_BY_US = {
-    "packing": "one clip is one sequence here",
-    "eval_packing": "one clip is one sequence here",
-    "packing_strategy": "one clip is one sequence here",
-    "padding_free": "one clip is one sequence here",
-    "assistant_only_loss": "the loss is always on the answer only",
-    "completion_only_loss": "the loss is always on the answer only",
-    "dataset_kwargs": "rows become batches in the collator",
-    "dataset_num_proc": "rows become batches in the collator",
-    "dataset_text_field": "rows become batches in the collator",
-    "truncation_mode": "rows that are too long stop the run",
-    "chat_template_path": "the template of the base's processor is used",
-    "eos_token": "the end token of the base's tokenizer is used",
-    "pad_token": "the pad token of the base's tokenizer is used",
-    "model_init_kwargs": "use model_name_or_path, dtype, attn_implementation and load_in_4bit",
-    "trust_remote_code": "no code from the Hub is run",
-    "neftune_noise_alpha": "noise would reach the frames' embeddings",
-    "label_smoothing_factor": "TRL is removing it",
-    "use_liger_kernel": "TRL is removing it",
-    "auto_find_batch_size": "it would change the batch, and with it the comparison",
-    "pad_to_multiple_of": "the collator pads to the longest row",
-    "enable_jit_checkpoint": "a checkpoint in the middle of a step does not resume exactly",
-    "do_train": "this entry always trains",
-    "do_eval": "eval_strategy says whether and when",
-    "do_predict": "use rbft_trl/eval.py",
-    "shuffle_dataset": "every epoch has an order of its own already",
-    "length_column_name": "rows are not grouped by length",
-    "liger_kernel_config": "TRL is removing liger",
-    "label_names": "the collator names them",
-    "include_for_metrics": "the one scorer computes the metrics",
-    "batch_eval_metrics": "the one scorer computes the metrics",
-    "hub_token": "a recipe is shared; run `hf auth login`, or set HF_TOKEN",
-    "hub_always_push": "a push that is still under way is never cut short; the last one comes at the end",
-    "hub_revision": "pushes go to the main branch",
-    "save_only_model": "a run that was stopped could not go on from such checkpoints",
-    "torch_compile": "this version does not compile",
-    "torch_compile_backend": "this version does not compile",
-    "torch_compile_mode": "this version does not compile",
-    "parallelism_config": "this version runs one whole model per process",
-}
 
 
 @dataclass

@@ -32,7 +32,7 @@ ALLOWED = {
     "recipe": {"errors", "yaml_file", "options", "setups"},
     "configs": {"errors", "data"},
     "engines": {"errors"},
-    "training_config": {"errors", "configs", "engines"},
+    "training_config": {"errors", "configs", "engines", "renamed"},
     "rationale_config": {"errors", "configs"},
     "model": {"errors", "stopping", "data", "configs", *CONFIGS},
     "evidence": {"errors", "data", "configs"},

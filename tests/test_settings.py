@@ -1,5 +1,6 @@
 """Settings that would be ignored, cannot work or contradict each other are refused in one sentence."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import yaml
 
 from rbft_trl import configs
 from rbft_trl.errors import UserError
+from rbft_trl.model.loading import check_base
 from rbft_trl.model.trainer import check_optimizer
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe
-from rbft_trl.training_config import IGNORED_BY_US, TrainingConfig
+from rbft_trl.renamed import IGNORED_BY_US, NOT_TAKEN
+from rbft_trl.training_config import TrainingConfig
 
 
 @pytest.fixture
@@ -109,3 +112,31 @@ def test_an_optimizer_that_cannot_be_made_is_refused(options: dict[str, Any], wo
     with pytest.raises(UserError) as caught:
         check_optimizer(TrainingConfig(**settings | options))
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", sorted(NOT_TAKEN))
+def test_a_key_that_is_not_taken_is_not_suggested(key: str) -> None:
+    with pytest.raises(UserError, match=f"unknown key '{key}x'") as caught:
+        parse_recipe([f"--{key}x=1"], TrainingConfig)
+    assert not [word for word in re.findall(r"did you mean '(.*)'\?", str(caught.value)) if word in NOT_TAKEN]
+
+
+def test_a_list_without_brackets_is_told_how_to_write_it(recipe: Callable[..., str]) -> None:
+    for text in ("llm,vision", "llm, vision", "llm vision", "(llm,vision)"):
+        with pytest.raises(UserError, match=r"--train_parts is .* but must be list; write '\[llm, vision\]'$"):
+            parse_recipe(["--train_parts", text], configs.AdapterArguments)
+    with pytest.raises(UserError, match=r"'train_parts' is 'llm' \(str\) but must be list; write '\[llm\]'$"):
+        parse_recipe([recipe(train_parts="llm")], configs.AdapterArguments)
+    (args,) = parse_recipe(["--train_parts", "[llm, vision]"], configs.AdapterArguments)
+    assert args.train_parts == ["llm", "vision"]
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"), [("spda", "sdpa"), ("flash_attn_2", "flash_attention_2"), ("eagre", "eager")]
+)
+def test_a_misspelt_attention_names_the_nearest(text: str, meant: str, smoke_base: Path) -> None:
+    for value in (text, {"text_config": text}):
+        with pytest.raises(UserError, match=f"attn_implementation '{text}' .*; did you mean '{meant}'\\?"):
+            check_base(configs.ModelArguments(str(smoke_base), attn_implementation=value))
+    with pytest.raises(UserError, match=r"holds 'text_confg', which is no part; did you mean 'text_config'\?"):
+        configs.ModelArguments(str(smoke_base), attn_implementation={"text_confg": "sdpa"})

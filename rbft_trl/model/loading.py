@@ -26,7 +26,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from rbft_trl.configs import PARTS, AdapterArguments, ModelArguments
 from rbft_trl.data.jsonl import read_json
 from rbft_trl.data.video import file_hash
-from rbft_trl.errors import UserError, searched
+from rbft_trl.errors import UserError, nearest, searched
 from rbft_trl.model.families import NOT_IN_4BIT, has_linear_attention, part_of, refuse_tree_masks, vision_tower
 from rbft_trl.model.shards import size_of
 
@@ -54,8 +54,19 @@ def check_base(args: ModelArguments) -> None:
         )
     if folder.is_dir() and args.model_revision is not None:
         raise UserError(f"model_revision is '{args.model_revision}' but '{name}' is a folder; leave it out")
+    if unknown := [name for name in _attentions(args) if name not in (None, *ATTENTIONS)]:
+        raise UserError(
+            f"attn_implementation '{unknown[0]}' is none of {', '.join(ATTENTIONS)}{nearest(unknown[0], ATTENTIONS)}; "
+            "choose one of them"
+        )
     if dtype_in_file(args) == "float16":
         raise UserError(f"dtype is auto and '{name}' holds float16, which gives NaN on this family; use bfloat16")
+
+
+def _attentions(args: ModelArguments) -> list[str | None]:
+    """The attention implementations that are asked for."""
+    parts = args.attn_implementation
+    return list(parts.values()) if isinstance(parts, dict) else [parts]
 
 
 def dtype_in_file(args: ModelArguments) -> str | None:
@@ -74,10 +85,7 @@ def check_model_arguments(args: ModelArguments, *, use_cpu: bool) -> None:
         UserError: naming the value and the way out.
     """
     check_base(args)
-    parts = args.attn_implementation
-    asked = set(parts.values()) if isinstance(parts, dict) else {parts}
-    if unknown := [name for name in asked if name not in (None, *ATTENTIONS)]:
-        raise UserError(f"attn_implementation '{unknown[0]}' is none of {', '.join(ATTENTIONS)}; choose one of them")
+    asked = _attentions(args)
     if "flash_attention_2" in asked and importlib.util.find_spec("flash_attn") is None:
         raise UserError(
             "attn_implementation 'flash_attention_2' needs the package flash-attn, which is not installed; "
