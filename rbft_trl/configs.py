@@ -175,8 +175,17 @@ class EvalArguments:
     split: str = option("test", "Which clips.", choices=["validation", "test"])
     method: str = option(
         "score",
-        "score: likelihood of each label; probe: a linear probe on the frozen features, fitted on the training clips.",
-        choices=["score", "probe"],
+        "score: likelihood of each label. Without training, from the labelled training clips: majority: their most "
+        "frequent class; probe: a linear probe on frozen features; heads: votes of the attention heads that tell the "
+        "classes apart best (SAVs); in_context: the likelihood behind the most similar ones as examples (VideoICL).",
+        choices=["score", "majority", "probe", "heads", "in_context"],
+    )
+    num_heads: int | None = option(None, "Voting heads of method heads; 20 if left out (all of a smaller model).")
+    num_examples: int | None = option(None, "Examples per clip of method in_context; 4 if left out.")
+    frame_order: str = option(
+        "original",
+        "shuffled: each clip's frames in a random order, the same every time: does the classifier use time at all?",
+        choices=["original", "shuffled"],
     )
     label_score: str = option(
         "sum", "Score of a label: sum of its tokens' log-probabilities, or their mean.", choices=["sum", "mean"]
@@ -213,7 +222,29 @@ class EvalArguments:
             )
         if self.calibrate and self.label_score != "sum":
             raise UserError("calibrate fits the sum of the log-probabilities, which prediction uses; drop label_score")
-        if self.method == "probe" and self.label_score != "sum":
-            raise UserError(
-                f"'label_score' is '{self.label_score}' but the probe scores no tokens; leave it out, or method: score"
-            )
+        self._check_method()
+
+    def _check_method(self) -> None:
+        """No option that the method would ignore."""
+        unscored = self.method not in ("score", "in_context")
+        for key, ignored, why in (
+            ("label_score", self.label_score != "sum" and unscored, "which scores no tokens"),
+            ("checkpoint", self.checkpoint is not None and self.method == "majority", "which loads no model"),
+            ("frame_order", self.frame_order != "original" and self.method == "majority", "which reads no clip"),
+            ("num_heads", self.num_heads is not None and self.method != "heads", "which has no voting heads"),
+            ("num_examples", self.num_examples is not None and self.method != "in_context", "which has no examples"),
+        ):
+            if ignored:
+                raise UserError(
+                    f"'{key}' is '{getattr(self, key)}' but the method is {self.method}, {why}; leave it out, or take "
+                    "another method"
+                )
+        for key in ("num_heads", "num_examples"):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
+                raise UserError(f"'{key}' is {getattr(self, key)} but must be at least 1")
+        if self.calibrate and self.frame_order != "original":
+            raise UserError("calibrate is for clips as they are; leave out frame_order, which is a diagnostic")
+
+    def examples(self) -> int:
+        """Examples per clip."""
+        return 4 if self.num_examples is None else self.num_examples

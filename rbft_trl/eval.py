@@ -6,40 +6,38 @@ Command: accelerate launch rbft_trl/eval.py recipes/eval.yaml
 
 import dataclasses
 import json
-import time
 import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
-from rbft_trl.batches import Pairs, fixed_batches, run_batches, start_processes
+from rbft_trl.batches import start_processes
 from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
 from rbft_trl.data.jsonl import BatchLog, first_difference, make_folder, read_json, read_jsonl, write_json, write_jsonl
 from rbft_trl.data.task import TaskCard
-from rbft_trl.data.video import Clip, ClipError
 from rbft_trl.engines import check_whole_model
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.calibration import CALIBRATION_FILE, calibrate
 from rbft_trl.evidence.metrics import compute_metrics, save_confusion_picture
 from rbft_trl.model.collator import ClipCollator
+from rbft_trl.model.cost import base_config
 from rbft_trl.model.fetch import find_checkpoint, is_hub_id
-from rbft_trl.model.inference import LabelScorer, prefill, write
+from rbft_trl.model.heads import number_of_heads
+from rbft_trl.model.in_context import check_fits
 from rbft_trl.model.loading import (
     base_fingerprint,
     check_model_arguments,
     check_scoring_attention,
     load_for_inference,
 )
-from rbft_trl.model.probe import fit_probe
+from rbft_trl.model.probe import check_pairs
 from rbft_trl.model.provenance import check_other_labels, check_same, check_unseen, read_record, under_adapter
 from rbft_trl.model.stop import ending
+from rbft_trl.reader import REASONS_FIRST, Prediction, Reader, always
 from rbft_trl.recipe import parse_recipe
-from rbft_trl.start import Row, open_task
+from rbft_trl.start import Row, Task, open_task
 
-Prediction = dict[str, Any]
-REASONS_FIRST = ("rationale", "rationale_label")
 NOT_PART_OF_THE_RESULT = (
     "output_dir",
     "calibrate",
@@ -68,22 +66,22 @@ def main(argv: list[str]) -> dict[str, Any]:
 def run(plan: "Plan", accelerator: Accelerator) -> dict[str, Any]:
     """Reads every clip and writes the files of the evaluation."""
     args, card, output = plan.args, plan.card, Path(plan.args.output_dir)
-    model = load_for_inference(plan.weights, args.checkpoint, device=accelerator.device)
-    read = Reader(accelerator, model, plan.collator, args, plan.target)
-    if plan.target in REASONS_FIRST and args.method == "score" and accelerator.is_main_process:
-        warnings.warn(
-            f"'{args.checkpoint}' was trained on rationales, not on the label prompt whose scores decide here; what "
-            "it was trained to write stands under generated_accuracy",
-            stacklevel=1,
-        )
-    if args.method == "probe":
-        read.probe = fit_probe(accelerator, model, plan.collator, plan.train, args.per_device_batch_size)
-
     log = BatchLog(output / "predictions.jsonl", plan.settings, rank=accelerator.process_index)
-    predictions = read.run(plan.clips, log)
-    metrics = json.loads(
-        json.dumps(compute_metrics(predictions, card.names, ids=plan.ids) | {"settings": plan.settings})
-    )
+    if args.method == "majority":
+        predictions = always(plan.clips, plan.train, card, plan.unreadable)
+    else:
+        model = load_for_inference(plan.weights, args.checkpoint, device=accelerator.device)
+        if plan.target in REASONS_FIRST and args.method == "score" and accelerator.is_main_process:
+            warnings.warn(
+                f"'{args.checkpoint}' was trained on rationales, not on the label prompt whose scores decide here; "
+                "what it was trained to write stands under generated_accuracy",
+                stacklevel=1,
+            )
+        read = Reader(accelerator, model, plan.collator, args, plan.target, plan.train)
+        order = None if args.frame_order == "original" else args.frame_order
+        predictions = read.run([row | {"order": order} for row in plan.clips], log)
+    told = {"frame_order": args.frame_order, "settings": plan.settings}
+    metrics = json.loads(json.dumps(compute_metrics(predictions, card.names, ids=plan.ids) | told))
     if accelerator.is_main_process:
         write_files(output, predictions, metrics, card)
         if cut := sum(p["generated_cut"] for p in predictions):
@@ -108,6 +106,7 @@ class Plan:
     collator: ClipCollator
     clips: list[Row]
     train: list[Row]
+    unreadable: dict[str, str]
     target: str
     settings: dict[str, Any]
 
@@ -145,103 +144,48 @@ def make_plan(data: DataArguments, base: ModelArguments, args: EvalArguments) ->
         raise UserError(
             f"{card.path}: the {args.split} split has no labelled clip; give it clips, or name another split"
         )
-    if args.method == "probe" and not train:
-        raise UserError(f"{card.path}: the probe needs training clips, and there are none; use method: score")
+    if args.method != "score":
+        check_method(args, base, task, train)
     settings = {
         "card": card.fingerprint(),
         "base": fingerprint,
         "precision": [base.dtype, base.load_in_4bit, base.attn_implementation],
         "frames": task.frames.to_dict(),
         "definitions": data.definitions,
-        "options": {k: v for k, v in dataclasses.asdict(args).items() if k not in NOT_PART_OF_THE_RESULT},
+        "options": options_of(args),
         "checkpoint": record["weights"],
-        "data": task.fingerprint(clips + train if args.method == "probe" else clips),
+        "data": task.fingerprint(clips if args.method == "score" else clips + train),
     }
+    known = {row["id"]: task.manifest[row["id"]] for row in clips}
+    unreadable = {i: f"{entry['reason']}: {entry['detail']}" for i, entry in known.items() if entry["reason"]}
     weights = under_adapter(record, base)
-    return Plan(weights, args, card, task.collator(), clips, train, record["target"], settings)
+    return Plan(weights, args, card, task.collator(), clips, train, unreadable, record["target"], settings)
 
 
-class Reader:
-    """Reads every clip once: label scores, and a greedy answer from the same prefill."""
+def options_of(args: EvalArguments) -> dict[str, Any]:
+    """The options that make the result; what newer versions added is there only where it was set."""
+    added = {"num_heads": None, "num_examples": None, "frame_order": "original"}
+    options = {k: v for k, v in dataclasses.asdict(args).items() if k not in NOT_PART_OF_THE_RESULT}
+    return {k: v for k, v in options.items() if k not in added or v != added[k]}
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        model: torch.nn.Module,
-        collator: ClipCollator,
-        args: EvalArguments,
-        target: str,
-    ) -> None:
-        self.accelerator, self.model, self.collator = accelerator, model, collator
-        self.args, self.target = args, target
-        self.scorer = LabelScorer(collator, how=args.label_score)
-        self.probe = None
-        self.last = time.perf_counter()
 
-    def run(self, rows: list[Row], log: BatchLog) -> list[Prediction]:
-        """Predictions of all rows, every id exactly once, whatever the number of processes."""
-        self.last = time.perf_counter()
-        return run_batches(
-            lambda _, pairs: self.predict(pairs),
-            fixed_batches(rows, self.args.per_device_batch_size),
-            log,
-            self.accelerator,
-            self.collator,
-            title=f"{self.args.method} on {self.args.split}",
-            workers=self.args.dataloader_num_workers,
-        )
+def check_method(args: EvalArguments, base: ModelArguments, task: Task, train: list[Row]) -> None:
+    """What the methods that look at training clips need, asked for before the model is loaded.
 
-    def predict(self, pairs: Pairs) -> list[Prediction]:
-        """Predictions of one batch; a clip that cannot be read stays in it, as wrong, with its reason.
-
-        `seconds` is the time per clip since the batch before, so with reading and decoding the clips.
-        """
-        good = [(row, clip) for row, clip in pairs if not isinstance(clip, ClipError)]
-        answers = self._answer([row for row, _ in good], [clip for _, clip in good]) if good else {}
-        now = time.perf_counter()
-        seconds, self.last = (now - self.last) / len(pairs), now  # with the wait for the clips of this batch
-        nothing = {"prediction": None, "scores": {}, "logprobs": {}}
-        nothing |= {"generated": None, "generated_cut": False, "generated_label": None}
-        predictions = []
-        for row, clip in pairs:
-            known = {key: row[key] for key in ("id", "video", "group", "label")}
-            error = str(clip) if isinstance(clip, ClipError) else None
-            predictions.append(known | answers.get(row["id"], nothing) | {"error": error, "seconds": seconds})
-        return predictions
-
-    def _answer(self, rows: list[Row], clips: list[Clip]) -> dict[str, Prediction]:
-        read, scores = self.scorer.read(self.model, rows, clips)
-        if self.probe is not None:
-            scores = self.probe(read.features)
-        texts, cut = [None] * len(rows), [False] * len(rows)
-        if self.args.generate and self.probe is None:
-            texts, cut = self._generate(read, rows, clips)
-        names, card = self.collator.card.names, self.collator.card
-        answers = {}
-        for row, logprobs, text, is_cut in zip(rows, scores.double().cpu(), texts, cut, strict=True):
-            answers[row["id"]] = {
-                "prediction": names[int(logprobs.argmax())],
-                "scores": dict(zip(names, logprobs.softmax(-1).tolist(), strict=True)),
-                "logprobs": dict(zip(names, logprobs.tolist(), strict=True)),
-                "generated": text,
-                "generated_cut": is_cut,
-                "generated_label": card.parse_label(self._answer_part(text)) if text is not None else None,
-            }
-        return answers
-
-    def _generate(self, read: Any, rows: list[Row], clips: list[Clip]) -> tuple[list[str], list[bool]]:
-        """Greedy answers, from the prefill of the label prompt unless the model was taught to reason first.
-
-        Beside each: whether it was cut at `max_new_tokens`.
-        """
-        if self.target in REASONS_FIRST:
-            prompts = [self.collator.rationale_prompt(row) for row in rows]
-            read = prefill(self.model, self.collator.prompts(rows, prompts, clips=clips))
-        return write(self.model, read, self.collator, max_new_tokens=self.args.max_new_tokens)
-
-    def _answer_part(self, text: str) -> str:
-        """Where the label stands: the first line if the model was taught label → rationale, else the last."""
-        return text.split("\n", maxsplit=1)[0] if self.target == "label_rationale" else text
+    Raises:
+        UserError: if there are too few clips, or a prompt with examples would be too long for the base.
+    """
+    name = "the probe" if args.method == "probe" else args.method
+    if not train:
+        raise UserError(f"{task.card.path}: {name} needs training clips, and there are none; use method: score")
+    config = base_config(base.model_name_or_path, base.model_revision).get_text_config()
+    if args.method in ("probe", "heads"):
+        check_pairs(train, task.card.names, name)
+    if args.method == "heads" and (args.num_heads or 0) > (there := number_of_heads(config)):
+        raise UserError(f"num_heads is {args.num_heads} but the base has {there} attention heads; lower it")
+    if args.method == "in_context":
+        tested = task.readable(args.split)
+        check_fits(args, task.collator(), train, tested, task.manifest, config.max_position_embeddings)
 
 
 def store_calibration(plan: Plan, predictions: list[Prediction]) -> None:

@@ -220,6 +220,9 @@ def reading_memory(
     stage0 = isinstance(how, RationaleArguments)
     asked = [row | {"target": "rationale" if stage0 else "label", "text": ""} for row in rows]
     clips = clips_of(collator, asked, known, config.vision_config)[: how.per_device_batch_size]
+    if not stage0 and how.method == "in_context":  # as one long row per clip
+        turns = how.examples() + 1
+        clips = [dataclasses.replace(clip, grid=_times(clip.grid, turns), text=turns * clip.text) for clip in clips]
     adapters: AdapterArguments | None = None
     setting = Setting(
         adapters,
@@ -230,12 +233,12 @@ def reading_memory(
         gpus=machine.gpus,
     )
     names = [collator.encode(name) for name in collator.card.names]
-    scored = not stage0 and how.method == "score"
+    scored = not stage0 and how.method in ("score", "in_context")
     cost = reading_cost(
         meta_model(config, setting),
         setting,
         clips,
-        samples=how.num_samples if stage0 else int(how.generate and how.method == "score"),
+        samples=how.num_samples if stage0 else int(how.generate and scored),
         new_tokens=how.max_new_tokens,
         nodes=len(LabelTrie.build(names, collator.end_id).tokens) if scored else 0,
     )

@@ -97,8 +97,8 @@ class Recipe:
             manifest (`dict[str, dict]`): What is known of each clip.
             machine (`Machine`): Where it is to run.
         """
-        if getattr(self.rest[0], "server_url", None):
-            return None
+        if getattr(self.rest[0], "server_url", None) or getattr(self.rest[0], "method", None) == "majority":
+            return None  # no model here
         split = getattr(self.rest[0], "split", "train")
         own = [r for r in rows if r["split"] == split and (r["label"] is not None or not self.trains)]
         known = [manifest[row["id"]] for row in own]

@@ -97,6 +97,11 @@ def test_mistakes_are_told_before_anything_runs(recipe: Path, tmp_path: Path, ch
     [
         ("eval", {"method": "probe"}, "'method' is probe"),
         ("eval", {"split": "validation"}, "'split' is validation"),
+        (
+            "eval",
+            {"frame_order": "shuffled"},
+            "'frame_order' is shuffled in the evaluation of .* needs original",
+        ),
         ("direct", {"init": "outputs/stage1"}, "'init' is outputs/stage1 in .* needs base"),
         (
             "direct",

@@ -60,6 +60,7 @@ ALLOWED = {
         "eval",
         "star",
     },
+    "reader": {"errors", "data", "configs", "model", "batches", "start"},
     "classifier": {"errors", "data", "configs", "model", "evidence", "batches"},
     "stage_rows": {"errors", "data", "configs", "model", "evidence", "start"},
     "browse": {"errors", "data", "configs", "model", "evidence", "classifier", "start"},

@@ -111,6 +111,8 @@ def read_metrics(evaluation: Path | None, record: dict[str, Any]) -> dict[str, A
             f"--eval '{evaluation}' tested the weights {tested}, but those that are pushed are {record['weights']}; "
             "evaluate this checkpoint, or name its evaluation"
         )
+    if metrics.get("frame_order", "original") != "original":
+        raise UserError(f"--eval '{evaluation}' has {metrics['frame_order']} frames, a diagnostic; name another")
     if metrics["confusion"]["labels"] != record["labels"]:
         raise UserError(f"--eval '{evaluation}' has other labels than the model; name an evaluation on its own card")
     return metrics

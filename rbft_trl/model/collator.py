@@ -6,6 +6,7 @@ that the model's forward takes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,38 @@ class ClipCollator:
         sequences = [self.around(head, text) for head, text in zip(heads, texts, strict=True)]
         return batch | self._pad(sequences, side="left")
 
+    def conversations(self, dialogues: Sequence[Sequence[tuple[Row, Clip, str | None]]]) -> dict[str, torch.Tensor]:
+        """A batch of label prompts with examples, padded on the left, ready for one prefill.
+
+        Args:
+            dialogues (`Sequence`): Per row its turns: a clip's row, the clip, and what was answered (None: asked now).
+        """
+        flat = [(row, clip) for turns in dialogues for row, clip, _ in turns]
+        batch, heads = self._clips([row for row, _ in flat], [clip for _, clip in flat])
+        left, sequences = iter(heads), []
+        for turns in dialogues:
+            ids: list[int] = []
+            to_answer, between = self.turn_ids
+            for row, _, answer in turns:
+                asked = self._asked(next(left), self.label_prompt(row))
+                ids += between + asked[len(self.opening_ids) :] if ids else asked
+                ids += self.after_ids if answer is None else to_answer + self.encode(answer)
+            sequences.append(ids)
+        return batch | self._pad(sequences, side="left")
+
+    @cached_property
+    def turn_ids(self) -> tuple[list[int], list[int]]:
+        """The template's tokens from an earlier question to its answer, and from that answer to the next question."""
+        text = {"type": "text", "text": MARK}
+        user = {"role": "user", "content": [text, {"type": "video"}, text]}
+        turns = [user, {"role": "assistant", "content": [text]}, user]
+        rendered = self.processor.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=False, **_no_thought(self.processor)
+        )
+        _, _, to_answer, between, *_ = rendered.split(MARK)
+        first, second = (self.tokenizer(part, add_special_tokens=False).input_ids for part in (to_answer, between))
+        return first, second
+
     def count_tokens(self, rows: Sequence[Row], known: Sequence[dict[str, Any]]) -> list[int]:
         """Tokens of training rows, video and text together, the longer sequence of a joint one; nothing is decoded.
 
@@ -139,11 +172,14 @@ class ClipCollator:
 
     def around(self, head: list[int], prompt: str) -> list[int]:
         """A whole prompt: the template's tokens with the clip (`head`), and the text around it."""
+        return self._asked(head, prompt) + self.after_ids
+
+    def _asked(self, head: list[int], prompt: str) -> list[int]:
         first, place, rest = prompt.rpartition(CLIP_PLACE)
         opening = len(self.opening_ids)
         assert head[:opening] == self.opening_ids
         before = head[:opening] + self.encode(first) + head[opening:] if place else head
-        return before + self.encode(rest) + self.after_ids
+        return before + self.encode(rest)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of text that may hold anything, never a special token."""
