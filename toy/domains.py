@@ -59,9 +59,10 @@ def _names(words: str, first: tuple[str, ...], second: tuple[str, ...]) -> dict[
     return dict(zip(words.split(), ((a, b) for a in first for b in second), strict=True))
 
 
-# Names that pretraining cannot have drawn: each holds a syllable that toy/corpus.py does not have.
-_FINE = "vostan quilre hadmo brenzu kelfor gundal wexir plomka"
-_UNSAID = "chavin drusto egnar fripol jundek skelwa thobri yarmut"
+# Two tokens each, as easy to write as the demo's names, and none that pretraining can have drawn: the second half is
+# no syllable of toy/corpus.py.
+_FINE = "doratch vanort kering pimape galich tisow pelend cadul"
+_UNSAID = "renith bekame larow woing hemach nuver zuend jaith"
 DOMAINS = {
     "near": Domain("near", "toy_near.yaml", 0.4, LABELS),
     "far": Domain("clips", "toy.yaml", 0.65, LABELS),

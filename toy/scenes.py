@@ -157,8 +157,8 @@ def _lighting(light: tuple[str, str], rng: np.random.Generator) -> np.ndarray:
     """Factors `[SIDE, SIDE, 3]`: brighter towards the side of the light, redder or bluer by its tint."""
     side, tint = light
     y, x = 2 * (np.mgrid[:SIDE, :SIDE].astype(np.float32) + 0.5) / SIDE - 1
-    slope = rng.uniform(0.25, 0.4) * (_LIT_FROM[side][0] * x + _LIT_FROM[side][1] * y)
-    turn = rng.uniform(0.08, 0.16) * (1 if tint == "warm" else -1)
+    slope = rng.uniform(0.5, 0.75) * (_LIT_FROM[side][0] * x + _LIT_FROM[side][1] * y)
+    turn = rng.uniform(0.25, 0.4) * (1 if tint == "warm" else -1)
     return (1 + slope[..., None]) * np.array([1 + turn, 1, 1 - turn], np.float32)
 
 
