@@ -13,6 +13,7 @@ from typing import Any
 from transformers import ProcessorMixin
 
 from rbft_trl.configs import DataArguments, ModelArguments
+from rbft_trl.data.kept import KEPT, LIMIT
 from rbft_trl.data.manifest import Entry, read_manifest
 from rbft_trl.data.rows import check_inside, load_rows
 from rbft_trl.data.splits import check_contents, check_splits, draw_shots
@@ -99,6 +100,7 @@ def open_task(data: DataArguments, base: ModelArguments) -> Task:
     Raises:
         UserError: for every mistake in the card or the data, before a model is loaded.
     """
+    KEPT.limit = LIMIT  # epochs, evaluations and arms read the same clips again
     card = TaskCard.from_yaml(data.task)
     if card.data is None:
         raise UserError(f"{card.path}: 'data' is missing; name the folder of the clips as data.root")

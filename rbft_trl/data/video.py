@@ -16,6 +16,7 @@ from av.video.reformatter import VideoReformatter
 from qwen_vl_utils.vision_process import smart_nframes, smart_resize
 
 from rbft_trl.data.container import HIDDEN_FRAMES, ClipError, Decoded, OutOfTimeError, decode, length, opened, stamps
+from rbft_trl.data.kept import KEPT
 from rbft_trl.errors import UserError
 
 HALF_TICK = 0.0005  # seconds: time stamps are rounded, to milliseconds in Matroska
@@ -152,8 +153,9 @@ def read_clip(
 
 def read_row(row: dict[str, Any], *, root: Path, frames: FrameSettings, factor: int) -> Clip:
     """The clip of a row, a whole file or a part of it, in the row's `order`; `video` starts at `root`."""
-    clip = read_clip(root / row["video"], frames, factor=factor, start=row.get("start"), end=row.get("end"))
-    return in_order(clip, row)
+    path, part = root / row["video"], {"start": row.get("start"), "end": row.get("end")}
+    how = (frames, factor, *part.values())
+    return in_order(KEPT.get(path, how, lambda: read_clip(path, frames, factor=factor, **part)), row)
 
 
 def in_order(clip: Clip, row: dict[str, Any]) -> Clip:
