@@ -30,6 +30,19 @@ Row = dict[str, Any]
 Video = str | os.PathLike | dict[str, Any]
 
 
+def check_classes(card: TaskCard, name: str | Path) -> None:
+    """A classifier needs classes.
+
+    Raises:
+        UserError: for a checkpoint of open answers.
+    """
+    if card.is_open:
+        raise UserError(
+            f"'{name}' gives answers of type {card.answer.type}, no classes; evaluate it with rbft_trl/eval.py "
+            "(predict.py, app.py, merge.py and push.py take classifiers only)"
+        )
+
+
 class VideoClassifier:
     """Labels clips by the likelihood of each class name.
 
@@ -84,9 +97,11 @@ class VideoClassifier:
     ) -> "VideoClassifier":
         """Loads the model of a checkpoint that was opened already."""
         base, record = checkpoint.base, checkpoint.record
+        card = TaskCard.from_yaml(checkpoint.folder / CARD_FILE, with_data=False)
+        check_classes(card, checkpoint.folder)
         collator = ClipCollator(
             load_processor(*_processor_of(checkpoint)),
-            TaskCard.from_yaml(checkpoint.folder / CARD_FILE, with_data=False),
+            card,
             Path(),
             FrameSettings.from_dict(record["frames"]),
             definitions=record["definitions"],

@@ -18,6 +18,7 @@ from rbft_trl.data.jsonl import BatchLog, first_difference, make_folder, read_js
 from rbft_trl.data.task import TaskCard
 from rbft_trl.engines import check_whole_model
 from rbft_trl.errors import UserError, run_entry
+from rbft_trl.evidence.answers import open_metrics
 from rbft_trl.evidence.calibration import CALIBRATION_FILE, calibrate
 from rbft_trl.evidence.metrics import compute_metrics, save_confusion_picture
 from rbft_trl.model.collator import ClipCollator
@@ -38,6 +39,8 @@ from rbft_trl.reader import REASONS_FIRST, Prediction, Reader, always
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, Task, open_task
 
+ALONE = ("score", "greedy")  # methods that look at no training clip
+MEANS = ("mean_absolute_error", "mean_iou")
 NOT_PART_OF_THE_RESULT = (
     "output_dir",
     "calibrate",
@@ -81,7 +84,11 @@ def run(plan: "Plan", accelerator: Accelerator) -> dict[str, Any]:
         order = None if args.frame_order == "original" else args.frame_order
         predictions = read.run([row | {"order": order} for row in plan.clips], log)
     told = {"frame_order": args.frame_order, "settings": plan.settings}
-    metrics = json.loads(json.dumps(compute_metrics(predictions, card.names, ids=plan.ids) | told))
+    if card.is_open:
+        figures = open_metrics(predictions, card.answer, ids=plan.ids)
+    else:
+        figures = compute_metrics(predictions, card.names, ids=plan.ids)
+    metrics = json.loads(json.dumps(figures | told))
     if accelerator.is_main_process:
         write_files(output, predictions, metrics, card)
         if cut := sum(p["generated_cut"] for p in predictions):
@@ -124,9 +131,13 @@ def make_plan(data: DataArguments, base: ModelArguments, args: EvalArguments) ->
     """
     check_whole_model(use_cpu=args.use_cpu)
     check_model_arguments(base, use_cpu=args.use_cpu)
-    check_scoring_attention(base)
+    if args.method != "greedy":
+        check_scoring_attention(base)
     task = open_task(data, base)
     card = task.card
+    if card.is_open != (args.method == "greedy"):
+        way_out = "only greedy answers can be evaluated" if card.is_open else "it is for open answers; use score"
+        raise UserError(f"method is '{args.method}' but the answers of {card.path} are {card.answer.type}: {way_out}")
     fingerprint = base_fingerprint(base.model_name_or_path, base.model_revision)
     record: dict[str, Any] = {"target": "label", "weights": None}
     if args.checkpoint and is_hub_id(args.checkpoint):
@@ -144,7 +155,7 @@ def make_plan(data: DataArguments, base: ModelArguments, args: EvalArguments) ->
         raise UserError(
             f"{card.path}: the {args.split} split has no labelled clip; give it clips, or name another split"
         )
-    if args.method != "score":
+    if args.method not in ALONE:
         check_method(args, base, task, train)
     settings = {
         "card": card.fingerprint(),
@@ -154,7 +165,7 @@ def make_plan(data: DataArguments, base: ModelArguments, args: EvalArguments) ->
         "definitions": data.definitions,
         "options": options_of(args),
         "checkpoint": record["weights"],
-        "data": task.fingerprint(clips if args.method == "score" else clips + train),
+        "data": task.fingerprint(clips if args.method in ALONE else clips + train),
     }
     known = {row["id"]: task.manifest[row["id"]] for row in clips}
     unreadable = {i: f"{entry['reason']}: {entry['detail']}" for i, entry in known.items() if entry["reason"]}
@@ -208,9 +219,11 @@ def finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     Raises:
         UserError: if another one lies there.
     """
-    if not all((output / name).is_file() for name in ("predictions.jsonl", "confusion.png", "metrics.json")):
+    if not all((output / name).is_file() for name in ("predictions.jsonl", "metrics.json")):
         return None
     metrics = read_json(output / "metrics.json")
+    if "confusion" in metrics and not (output / "confusion.png").is_file():
+        return None
     made = metrics.get("settings") or {}
     if other := first_difference(made, settings):
         raise UserError(
@@ -222,11 +235,21 @@ def finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def write_files(output: Path, predictions: list[Prediction], metrics: dict[str, Any], card: TaskCard) -> None:
-    """Writes the three files of an evaluation and prints its headline."""
+    """Writes the files of an evaluation and prints its headline."""
     write_jsonl(output / "predictions.jsonl", predictions)
-    save_confusion_picture(metrics, output / "confusion.png")
+    if not card.is_open:
+        save_confusion_picture(metrics, output / "confusion.png")
     write_json(output / "metrics.json", metrics)
     low, high = metrics["accuracy_interval"]
+    if card.is_open:
+        means = "".join(
+            f", {key.replace('_', ' ')} {metrics[key]:.3f}" for key in MEANS if metrics.get(key) is not None
+        )
+        print(
+            f"{card.name}: accuracy {metrics['accuracy']:.3f} (95 % interval {low:.3f}-{high:.3f}, n = {metrics['n']})"
+            f"{means}, best constant answer {metrics['constant']:.3f}"
+        )
+        return
     print(
         f"{card.name}: accuracy {metrics['accuracy']:.3f} (95 % interval {low:.3f}-{high:.3f}, n = {metrics['n']}), "
         f"macro-F1 {metrics['macro_f1']:.3f}, chance {metrics['chance']:.3f}, majority {metrics['majority']:.3f}"

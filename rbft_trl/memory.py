@@ -238,7 +238,7 @@ def reading_memory(
         meta_model(config, setting),
         setting,
         clips,
-        samples=how.num_samples if stage0 else int(how.generate and scored),
+        samples=how.num_samples if stage0 else int(how.generate and how.method in ("score", "greedy")),
         new_tokens=how.max_new_tokens,
         nodes=len(LabelTrie.build(names, collator.end_id).tokens) if scored else 0,
     )

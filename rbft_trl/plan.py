@@ -12,6 +12,7 @@ from typing import Any
 from huggingface_hub import get_token
 
 from rbft_trl.configs import AdapterArguments, DataArguments, ModelArguments, StageArguments
+from rbft_trl.data.task import TaskCard
 from rbft_trl.engines import FULL, LORA, NF4, check_agreement, check_full_precision, check_work, started_engine
 from rbft_trl.errors import UserError
 from rbft_trl.model.collator import ClipCollator
@@ -91,7 +92,9 @@ def make_plan(
         raise UserError(
             f"eval_strategy is '{training.eval_strategy.value}' but {card.path} has no validation clip; set it to no"
         )
-    if validation and training.eval_strategy != "no" and training.validate_by_score:
+    if card.is_open:
+        check_open(card, stage, training)
+    elif validation and training.eval_strategy != "no" and training.validate_by_score:
         check_scoring_attention(base)
     batch = training.train_batch_size * training.world_size
     if training.dataloader_drop_last and len(train) < batch:
@@ -118,6 +121,24 @@ def make_plan(
         same,
         resolved,
     )
+
+
+def check_open(card: TaskCard, stage: StageArguments, training: TrainingConfig) -> None:
+    """What needs classes is refused for open answers.
+
+    Raises:
+        UserError: naming the key and the way out.
+    """
+    if stage.class_balance != "none":
+        raise UserError(
+            f"class_balance is '{stage.class_balance}' but {card.path} has answers of type {card.answer.type}, no "
+            "classes; set it to none"
+        )
+    if training.push_to_hub:
+        raise UserError(
+            f"push_to_hub is true but {card.path} has answers of type {card.answer.type}, and the card on the Hub is "
+            "a classifier's; set it to false"
+        )
 
 
 def check_options(

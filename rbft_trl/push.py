@@ -12,7 +12,7 @@ from huggingface_hub import get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from rbft_trl.classifier import VideoClassifier
+from rbft_trl.classifier import VideoClassifier, check_classes
 from rbft_trl.data.jsonl import make_folder
 from rbft_trl.data.task import CARD_FILE, TaskCard
 from rbft_trl.engines import check_alone
@@ -30,6 +30,7 @@ def main(argv: list[str]) -> str | None:
     record = read_record(source)
     card_folder = source if (source / CARD_FILE).is_file() else source.parent  # a checkpoint-N has none of its own
     card = TaskCard.from_yaml(card_folder / CARD_FILE)
+    check_classes(card, source)
     if source.name.startswith("checkpoint-"):
         record = record | {"steps": int(source.name.removeprefix("checkpoint-"))}
     options = PushOptions(

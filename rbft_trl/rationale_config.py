@@ -10,7 +10,15 @@ from rbft_trl.configs import option
 from rbft_trl.errors import UserError
 
 OF_THE_SERVER = ("server_model", "concurrency", "server_timeout")
-NOT_PART_OF_THE_TEXT = ("output_file", "use_cpu", "checks", "dataloader_num_workers", "server_url", *OF_THE_SERVER)
+NOT_PART_OF_THE_TEXT = (
+    "output_file",
+    "checkpoint",
+    "use_cpu",
+    "checks",
+    "dataloader_num_workers",
+    "server_url",
+    *OF_THE_SERVER,
+)
 
 
 @dataclass
@@ -18,6 +26,9 @@ class RationaleArguments:
     """How stage 0 writes rationales and which of them are kept."""
 
     output_file: str = option("", "rationales.jsonl to write.", output=True)
+    checkpoint: str | None = option(
+        None, "Folder of a trained stage that writes instead of the base (a cycle of Video-STaR); left out: the base."
+    )
     label_shown: str = option(
         "blind",
         "blind: never; hint: always; blind_then_hint: only to clips whose blind rationales all failed the checks.",
@@ -73,6 +84,11 @@ class RationaleArguments:
                 if getattr(self, name) != self.__dataclass_fields__[name].default:
                     raise UserError(f"'{name}' is {getattr(self, name)!r} but without server_url there is no server")
             return
+        if self.checkpoint is not None:
+            raise UserError(
+                f"checkpoint is '{self.checkpoint}' but the server at {self.server_url} writes; serve that model, or "
+                "leave one of them out"
+            )
         self.server_url = checked_url(self.server_url)
         if self.server_model is not None and not self.server_model.strip():
             raise UserError("'server_model' is empty; name the model as the server lists it, or leave it out")

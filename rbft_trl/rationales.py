@@ -18,10 +18,11 @@ from rbft_trl.engines import check_whole_model
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.verify import check_rationales, kept_share, require_every_class
 from rbft_trl.model.loading import base_fingerprint, check_base, check_model_arguments
+from rbft_trl.model.provenance import check_same, check_unseen, read_record, under_adapter
 from rbft_trl.model.stop import ending
 from rbft_trl.rationale_config import NOT_PART_OF_THE_TEXT, RationaleArguments
 from rbft_trl.recipe import parse_recipe
-from rbft_trl.start import open_task
+from rbft_trl.start import Task, open_task
 from rbft_trl.writers import UNVERIFIED, Sample, ServerWriter, Writer, connect
 
 
@@ -40,6 +41,10 @@ def main(argv: list[str]) -> list[Sample]:
     clips = [row for row in task.rows if row["split"] == "train" and (row["label"] is not None or args.use_pool)]
     if not clips:
         raise UserError(f"{card.path}: no training clip to write a rationale for; check the split column")
+    weights, record = base, None
+    if args.checkpoint:
+        record = checkpoint_of(args.checkpoint, task, base)
+        weights = under_adapter(record, base)
     settings = {
         "card": card.fingerprint(),
         "base": base_fingerprint(base.model_name_or_path, base.model_revision),
@@ -48,6 +53,8 @@ def main(argv: list[str]) -> list[Sample]:
         "definitions": data.definitions,
         "clips": task.fingerprint(clips),
     }
+    if record:
+        settings["checkpoint"] = record["weights"]
     if args.label_shown == "blind_then_hint":
         settings["hinted_after"] = hint_mode(args)
     accelerator = start_processes(use_cpu=args.use_cpu)
@@ -60,7 +67,7 @@ def main(argv: list[str]) -> list[Sample]:
         if server:
             writer = ServerWriter(server, task.collator(), args, log)
         else:
-            writer = Writer(accelerator, task.collator(), base, args, log)
+            writer = Writer(accelerator, task.collator(), weights, args, log)
 
         samples = writer.run_pass(clips, shown=args.label_shown == "hint", first=0)
         if args.label_shown == "blind_then_hint":
@@ -75,6 +82,23 @@ def main(argv: list[str]) -> list[Sample]:
         accelerator.wait_for_everyone()
         require_every_class(read_jsonl(output), card)
         return samples
+
+
+def checkpoint_of(folder: str, task: Task, base: ModelArguments) -> dict[str, Any]:
+    """The record of a trained stage that is to write, if it fits the recipe.
+
+    Raises:
+        UserError: if it learned bare labels, has another base, labels, prompts or frames, or saw held-out clips.
+    """
+    record = read_record(folder)
+    if record["target"] == "label":
+        raise UserError(f"checkpoint '{folder}' was trained on bare labels and writes no rationales; name a stage 1")
+    same = {"base": base_fingerprint(base.model_name_or_path, base.model_revision), "frames": task.frames.to_dict()}
+    same |= {"definitions": task.definitions, "load_in_4bit": base.load_in_4bit}
+    check_same(record, folder, task.card, **same)
+    for split in ("validation", "test"):
+        check_unseen(record, folder, task.rows, task.manifest, split)
+    return record
 
 
 def written_by(base: ModelArguments, args: RationaleArguments) -> dict[str, Any]:
@@ -113,7 +137,7 @@ def reuse(
     made = read_json(file) if file.is_file() else {}
     if not made:
         raise UserError(f"'{output}' exists and no stage 0 has written it; choose another output_file")
-    if key := first_difference(made, settings, among=settings):
+    if key := first_difference(made, settings, among={**settings, "checkpoint": None}):
         told = "checks" if key == "hinted_after" else key
         raise UserError(f"'{output}' exists and was made with another {told}; delete it or choose another output_file")
     print(f"'{output}' is complete: its rationales are reused, and checked again")

@@ -16,6 +16,7 @@ from rbft_trl.configs import EvalArguments
 from rbft_trl.data.jsonl import BatchLog
 from rbft_trl.data.task import TaskCard
 from rbft_trl.data.video import Clip, ClipError
+from rbft_trl.model.answerer import Answerer
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.heads import fit_heads
 from rbft_trl.model.in_context import InContext
@@ -57,8 +58,11 @@ class Reader:
         self.decide = self._method(train)
         self.last = time.perf_counter()
 
-    def _method(self, train: list[Row]) -> Decide:
+    def _method(self, train: list[Row]) -> Decide | None:
         how, size = self.args, self.args.per_device_batch_size
+        if self.collator.card.is_open:
+            self.ask = Answerer(self.collator, max_new_tokens=how.max_new_tokens)
+            return None
         scorer = LabelScorer(self.collator, how=how.label_score)
         if how.method == "probe":
             probe = fit_probe(self.accelerator, self.model, self.collator, train, size)
@@ -102,7 +106,20 @@ class Reader:
             for row, _ in pairs
         ]
 
+    def _open_answer(self, rows: list[Row], clips: list[Clip]) -> dict[str, Prediction]:
+        """The greedy answer is the prediction; there are no labels to score."""
+        texts, cut = self.ask.read(self.model, rows, clips, reasons_first=self.target in REASONS_FIRST)
+        card, answers = self.collator.card, {}
+        for row, text, is_cut in zip(rows, texts, cut, strict=True):
+            part = self._answer_part(text)
+            said = card.parse_label(part)
+            told = {"prediction": said, "generated": text, "generated_cut": is_cut, "generated_label": said}
+            answers[row["id"]] = NOTHING | told | {"reason": card.objection(part, row["label"], require_prefix=False)}
+        return answers
+
     def _answer(self, rows: list[Row], clips: list[Clip]) -> dict[str, Prediction]:
+        if self.decide is None:
+            return self._open_answer(rows, clips)
         read, scores = self.decide(rows, clips)
         texts, cut = [None] * len(rows), [False] * len(rows)
         if self.args.generate and read is not None:

@@ -16,6 +16,7 @@ from datasets import Dataset
 
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.hub.in_run import PushInRun, PushSaves
+from rbft_trl.model.answerer import Answerer
 from rbft_trl.model.checkpoints import prepare_output
 from rbft_trl.model.fetch import commit_of
 from rbft_trl.model.inference import LabelScorer
@@ -101,7 +102,8 @@ def make_trainer(plan: Plan) -> VideoSFTTrainer:
         processing_class=plan.collator.processor,
     )
     if training.validate_by_score and plan.validation:
-        scorer, size = LabelScorer(plan.collator), training.per_device_eval_batch_size
+        scorer = (Answerer if plan.task.card.is_open else LabelScorer)(plan.collator)
+        size = training.per_device_eval_batch_size
         trainer.score_validation = lambda m, clips: scorer.right(m, clips, batch_size=size)
     if stage.class_balance == "sampler":
         trainer.row_weights = balance_weights(plan.train)

@@ -144,7 +144,7 @@ def _check_own(sample: dict[str, Any], place: str) -> None:
 def _warn_of_wrong_lines(samples: list[dict[str, Any]], card: TaskCard, place: str) -> None:
     """With `checks: none`, as in the paper, or in a file that was edited."""
     kept = [s for s in samples if s["verdict"] == "kept"]
-    wrong = sum(card.parse_label(s["text"], require_prefix=True) != s["label"] for s in kept)
+    wrong = sum(card.objection(s["text"], s["label"]) is not None for s in kept)
     if wrong:
         warnings.warn(
             f"{place}: the final line of {wrong} of {len(kept)} kept rationales does not name the clip's label",

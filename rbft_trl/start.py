@@ -70,10 +70,10 @@ class Task:
 
     def facts(self) -> dict[str, Any]:
         """What may be told of the data to strangers: counts, how the split was made, and the dataset of the Hub."""
-        source, counts = self.card.data, {name: Counter() for name in self.card.names}
+        source, counts = self.card.data, {name: Counter() for name in self.card.names or [self.card.answer.type]}
         for row in self.rows:
             if row["label"] is not None:
-                counts[row["label"]][row["split"]] += 1
+                counts[self.card.answer.type if self.card.is_open else row["label"]][row["split"]] += 1
         dealt = {row["split"] for row in self.rows if row["dealt"]}
         shares = {"validation": source.validation, "test": source.test}
         by_seed = {split: 0.15 if shares[split] is None else shares[split] for split in sorted(dealt - {"train"})}
@@ -123,7 +123,7 @@ def open_task(data: DataArguments, base: ModelArguments) -> Task:
         check_splits(readable, card)  # a class may have lost all its training clips
     check_contents(readable, manifest)
     left = [row for row in rows if row["split"] != "train" or manifest[row["id"]]["reason"] is None]
-    drawn = draw_shots(left, data.shots, seed=data.draw)
+    drawn = draw_shots(left, data.shots, seed=data.draw, closed=not card.is_open)
     return Task(card, root, drawn, frames, processor, manifest, data.definitions)
 
 

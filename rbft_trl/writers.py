@@ -22,7 +22,7 @@ from rbft_trl.data.video import Clip, ClipError
 from rbft_trl.errors import UserError
 from rbft_trl.model.collator import ClipCollator, metadata_of
 from rbft_trl.model.inference import prefill, write
-from rbft_trl.model.loading import load_base
+from rbft_trl.model.loading import load_for_inference
 from rbft_trl.model.server import Answer, Server
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.stopping import listening, noted
@@ -34,7 +34,7 @@ UNVERIFIED = "the weights behind the server cannot be verified; `base` is the on
 
 
 class Writer:
-    """Writes rationales with the base on this machine."""
+    """Writes rationales with the base, or a checkpoint of it, on this machine."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Writer:
         """One pass over `rows`, shared over the processes; returns the samples of all of them."""
         batches = fixed_batches(rows, self.batch_size, first=first)
         if self.model is None and not set(batches) <= set(self.log.load()):
-            self.model = load_base(self.base, device=self.accelerator.device).eval()
+            self.model = load_for_inference(self.base, self.args.checkpoint, device=self.accelerator.device)
         return run_batches(
             lambda number, pairs: self._write_batch(number, pairs, shown=shown),
             batches,

@@ -19,7 +19,7 @@ SCRIPT_FOLDERS = (PACKAGE, REPOSITORY / "toy")  # a script run by path puts its 
 LONGEST = 300
 MODEL_NAMES = re.compile(r"Qwen\d\w*VL\w*|qwen\d\w*_?vl\w*")
 
-CONFIGS = ("training_config", "rationale_config")
+CONFIGS = ("training_config", "rationale_config", "star_config")
 # Room of each module → the rooms that it may import, beside its own. Arrows only go downwards.
 ALLOWED = {
     "stopping": set(),
@@ -34,6 +34,8 @@ ALLOWED = {
     "engines": {"errors"},
     "training_config": {"errors", "configs", "engines", "renamed"},
     "rationale_config": {"errors", "configs"},
+    "star_config": {"errors", "configs"},
+    "launched": {"errors", "stopping"},
     "model": {"errors", "stopping", "data", "configs", *CONFIGS},
     "evidence": {"errors", "data", "configs"},
     "start": {"errors", "data", "configs", "model"},
@@ -70,7 +72,9 @@ ALLOWED = {
     "preview": {"errors", "data", "configs", *CONFIGS, "recipe", "model", "start", "plan", "memory"},
 }
 ENTRIES = {"sft", "merge", "push", "rationales", "eval", "compare", "predict", "check", "app", "convert", "harmonic"}
-ALLOWED |= {entry: {*ALLOWED, *(ENTRIES - {"compare"} if entry == "compare" else ())} for entry in ENTRIES}
+DRIVERS = {"compare", "star"}  # they run other entries
+ENTRIES |= DRIVERS
+ALLOWED |= {entry: {*ALLOWED, *(ENTRIES - {entry} if entry in DRIVERS else ())} for entry in ENTRIES}
 
 
 def python_files(folder: Path) -> list[Path]:

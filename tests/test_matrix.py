@@ -98,8 +98,9 @@ def test_no_entry_loads_a_model_for_what_breaks(
     monkeypatch: pytest.MonkeyPatch,
     values: dict,
 ) -> None:
-    for room in (sft, writers, loading):
+    for room in (sft, loading):
         monkeypatch.setattr(room, "load_base", None)
+    monkeypatch.setattr(writers, "load_for_inference", None)
     environment(values)
     make = lambda name, **changes: toy_recipe(name, tmp_path, toy_set[0], smoke_base, use_cpu=False, **changes)  # noqa: E731
     whole = "stage 0, evaluation, prediction under .*; use multi_gpu.yaml"

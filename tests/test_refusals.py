@@ -190,7 +190,7 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(
 def test_stage_0_looks_at_every_header_before_the_weights(
     toy_set: tuple, smoke_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writers, "load_base", None)
+    monkeypatch.setattr(writers, "load_for_inference", None)
     root = Path(shutil.copytree(toy_set[1], tmp_path / "clips"))
     rows = [line.split(",") for line in (root / "clips.csv").read_text().splitlines()[1:]]
     (root / next(row[1] for row in rows if row[3] == "train" and not row[2])).write_bytes(b"no clip")

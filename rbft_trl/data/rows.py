@@ -9,6 +9,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,6 +34,11 @@ def load_rows(card: TaskCard) -> list[Row]:
     source = card.data
     if not source.root.is_dir():
         raise UserError(f"{card.path}: data.root '{source.root}' is no folder{_how(source.how_to_get)}")
+    if card.is_open and (source.annotations is None or source.classes is not None):
+        raise UserError(
+            f"{card.path}: answers of type {card.answer.type} stand in a table: name it as data.annotations, and "
+            "leave data.classes out"
+        )
     rows = [_checked(raw, place, card) for place, raw in _raw_rows(source, card)]
     if not rows:
         raise UserError(
@@ -72,9 +78,10 @@ def _split(rows: list[Row], source: DataSource, card: TaskCard) -> list[Row]:
     validation = 0.15 if source.validation is None else source.validation
     given = {row["split"] for row in rows}
     rows = [row | {"dealt": False} for row in rows]
+    assign = partial(assign_splits, closed=not card.is_open)
     if given == {None}:
         test = 0.15 if source.test is None else source.test
-        dealt = assign_splits(rows, validation=validation, test=test, seed=source.split_seed or 0)
+        dealt = assign(rows, validation=validation, test=test, seed=source.split_seed or 0)
         return [row | {"dealt": True} for row in dealt]
     may_cut = source.validation is not None and "validation" not in given and "train" in given
     ignored = ["test"] if may_cut else ["validation", "test", "split_seed"]
@@ -86,7 +93,7 @@ def _split(rows: list[Row], source: DataSource, card: TaskCard) -> list[Row]:
         return rows
     train = [row for row in rows if row["split"] == "train"]
     kept = [row for row in rows if row["split"] != "train"]
-    dealt = assign_splits(train, validation=validation, test=0.0, seed=source.split_seed or 0)
+    dealt = assign(train, validation=validation, test=0.0, seed=source.split_seed or 0)
     return kept + [row | {"dealt": True} for row in dealt]
 
 
@@ -151,12 +158,23 @@ def _checked(raw: dict[str, Any], place: str, card: TaskCard) -> Row:
 
 
 def _label(value: Any, place: str, card: TaskCard) -> str | None:
-    """A class name of the card; an integer (of a `path label` list) is a line of `data.classes`."""
+    """A class name of the card, or an open answer in its one spelling; an integer (of a `path label` list) is a line
+    of `data.classes`."""
+    if isinstance(value, (list, tuple)) and card.answer.type == "list":
+        value = ", ".join(map(str, value))
     if isinstance(value, (list, tuple)):
         if len(value) > 1:
             raise UserError(f"{place}: {len(value)} labels for one clip, {value!r}; {ONE_LABEL}")
         value = value[0] if value else None
     label = _cell(value, "label", place)
+    if label is not None and card.is_open:
+        read, reason = card.answer.read(label)
+        if read is None:
+            raise UserError(
+                f"{place}: label '{label}' is no {card.answer.form} ({reason}), as {card.path} wants it; correct the "
+                "cell or the card's answer"
+            )
+        return read
     classes = card.data.classes if card.data else None
     if label is not None and classes is not None and label.isdigit():
         if int(label) >= len(classes):

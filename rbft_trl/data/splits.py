@@ -14,7 +14,7 @@ from rbft_trl.errors import UserError
 Row = dict[str, Any]
 
 
-def assign_splits(rows: list[Row], *, validation: float, test: float, seed: int) -> list[Row]:
+def assign_splits(rows: list[Row], *, validation: float, test: float, seed: int, closed: bool = True) -> list[Row]:
     """Gives every row a split: stratified by class, whole groups only, the same for any order of the rows.
 
     Groups are dealt largest first, in a seeded order, each to the split that lacks most clips of that group's classes.
@@ -25,6 +25,7 @@ def assign_splits(rows: list[Row], *, validation: float, test: float, seed: int)
         validation (`float`): Share of the labelled clips.
         test (`float`): Share of the labelled clips.
         seed (`int`): Seed of the order.
+        closed (`bool`, *optional*, defaults to `True`): Whether labels are classes; open answers are not stratified.
 
     Raises:
         UserError: if a split with a share gets no clip.
@@ -35,10 +36,10 @@ def assign_splits(rows: list[Row], *, validation: float, test: float, seed: int)
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda r: r["id"]):
         groups[row["group"]].append(row)
-    lacking = _wanted(_count(row["label"] for row in rows), shares)
+    lacking = _wanted(_count(_class(row, closed) for row in rows), shares)
     order = sorted(groups)
     random.Random(seed).shuffle(order)
-    labels = {group: _count(row["label"] for row in groups[group]) for group in order}
+    labels = {group: _count(_class(row, closed) for row in groups[group]) for group in order}
     order.sort(key=lambda g: (None not in labels[g], -len(groups[g])))  # those without a choice, then the largest
     splits = {}
     for group in order:
@@ -66,8 +67,9 @@ def _wanted(totals: dict[Any, int], shares: dict[str, float]) -> dict[str, dict[
     return wanted | {"train": rest}
 
 
-def draw_shots(rows: list[Row], shots: int | None, *, seed: int) -> list[Row]:
-    """Keeps `shots` labelled training clips per class; the pool, validation and test stay as they are.
+def draw_shots(rows: list[Row], shots: int | None, *, seed: int, closed: bool = True) -> list[Row]:
+    """Keeps `shots` labelled training clips per class (of open answers: in all); the pool, validation and test stay as
+    they are.
 
     Raises:
         UserError: if a class has fewer labelled training clips than `shots`.
@@ -77,13 +79,12 @@ def draw_shots(rows: list[Row], shots: int | None, *, seed: int) -> list[Row]:
     by_label: dict[str, list[str]] = defaultdict(list)
     for row in sorted(rows, key=lambda r: r["id"]):
         if row["split"] == "train" and row["label"] is not None:
-            by_label[row["label"]].append(row["id"])
+            by_label[_class(row, closed)].append(row["id"])
     drawn: set[str] = set()
     for label, ids in sorted(by_label.items()):
         if len(ids) < shots:
-            raise UserError(
-                f"shots is {shots} but class '{label}' has {len(ids)} training clips; lower shots or add clips"
-            )
+            whose = f"class '{label}' has" if closed else "there are"
+            raise UserError(f"shots is {shots} but {whose} {len(ids)} training clips; lower shots or add clips")
         drawn |= set(random.Random(f"{seed}:{label}").sample(ids, shots))
     return [row for row in rows if row["split"] != "train" or row["label"] is None or row["id"] in drawn]
 
@@ -119,6 +120,8 @@ def check_splits(rows: list[Row], card: TaskCard) -> None:
                 f"leak: group '{row['group']}' has '{other['id']}' in {other['split']} and '{row['id']}' in "
                 f"{row['split']}; one source's clips belong to one split"
             )
+    if card.is_open and trains and not any(row["split"] == "train" and row["label"] for row in rows):
+        raise UserError(f"{card.path}: no training clip has a label; add some")
     for name in card.names:
         counts = _count(row["split"] for row in rows if row["label"] == name)
         if trains and not counts.get("train"):
@@ -154,6 +157,11 @@ def check_contents(rows: list[Row], manifest: dict[str, dict[str, Any]]) -> None
             raise UserError(f"leak: {same}; keep one of them")
         if other["label"] != row["label"] and None not in (other["label"], row["label"]):
             raise UserError(f"{same} with labels '{other['label']}' and '{row['label']}'; keep the right one")
+
+
+def _class(row: Row, closed: bool) -> str | None:
+    """What a row is stratified and drawn by; None for the pool."""
+    return row["label"] if closed or row["label"] is None else "labelled"
 
 
 def _count(values: Any) -> dict[Any, int]:

@@ -1,4 +1,4 @@
-"""The task card: class names with definitions, prompts, where the data is, and the ONE label parser.
+"""The task card: class names with definitions or the type of an open answer, prompts, where the data is, the parser.
 
 Input: a YAML file such as recipes/tasks/copy_me.yaml. The card travels with every checkpoint (`TaskCard.save`),
 so training, evaluation and prediction ask the same question in the same words.
@@ -14,13 +14,16 @@ from string import Template
 
 import yaml
 
+from rbft_trl.data.answers import CLASSES, AnswerType, read_answer_type
 from rbft_trl.data.source import DataSource, read_source
 from rbft_trl.errors import UserError, nearest
 from rbft_trl.yaml_file import check_keys, read_mapping
 
 FINAL_LINE = "Classification:"
 TEXT_LINE = "Text that came with the clip:"
+OPEN_FINAL_LINE = "Answer:"
 CONCLUSION = re.compile(r"[\s#>*_`\"'-]*classification\s*:", re.IGNORECASE)
+OPEN_CONCLUSION = re.compile(r"[\s#>*_`\"'-]*answer\s*:", re.IGNORECASE)
 PROMPT_FOLDER = Path(__file__).parent / "prompts"
 PROMPT_FILES = ("label", "rationale", "hint")
 CARD_FILE = "task_card.yaml"
@@ -34,13 +37,15 @@ class TaskCard:
 
     Args:
         name (`str`): Short name, used in file names and reports.
-        labels (`dict[str, str]`): Class name → one-sentence definition; the order is the order in the prompt.
+        labels (`dict[str, str]`): Class name → one-sentence definition; the order is the order in the prompt. Empty
+            where the answer is open.
         question (`str`): The question of the label prompt.
         role (`str`): First sentence of the rationale prompt.
         aspects (`tuple[str, ...]`): What a rationale should look at.
         prompts (`dict[str, str]`): Template texts by name (`label`, `rationale`, `hint`).
         data (`DataSource`, *optional*): Where the clips are; a card that travels with a checkpoint has none.
         path (`Path`, *optional*): The file that the card was read from, for messages.
+        answer (`AnswerType`, *optional*): The type of the answers; a class if left out.
     """
 
     name: str
@@ -51,6 +56,12 @@ class TaskCard:
     prompts: dict[str, str] = field(repr=False)
     data: DataSource | None = None
     path: Path | None = None
+    answer: AnswerType = CLASSES
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the answers are numbers, times, ranges or lists instead of one of the classes."""
+        return self.answer.is_open
 
     @property
     def names(self) -> list[str]:
@@ -71,9 +82,14 @@ class TaskCard:
         """
         path = Path(path)
         raw = read_mapping(path, what="task card", example="recipes/tasks/copy_me.yaml is the one to copy")
-        check_keys(raw, {"name", "labels", "question", "role", "aspects", "prompts", "data"}, path, "the card")
+        check_keys(
+            raw, {"name", "answer", "labels", "question", "role", "aspects", "prompts", "data"}, path, "the card"
+        )
+        answer = read_answer_type(raw.get("answer"), path)
+        if answer.is_open and "labels" in raw:
+            raise UserError(f"{path}: 'labels' lists classes but answer.type is {answer.type}; leave one of them out")
         for key in ("name", "labels", "question", "role", "aspects"):
-            if not raw.get(key):
+            if not raw.get(key) and not (key == "labels" and answer.is_open):
                 raise UserError(f"{path}: '{key}' is missing; recipes/tasks/copy_me.yaml shows what it is for")
             if key in ("name", "question", "role") and not isinstance(raw[key], str):
                 raise UserError(f"{path}: '{key}' is {raw[key]!r} but must be text")
@@ -88,13 +104,14 @@ class TaskCard:
                 raise UserError(f"{path}: '{key}' holds {text!r} but must be text without special tokens; use quotes")
         return cls(
             name=raw["name"],
-            labels=_check_labels(raw["labels"], path),
+            labels={} if answer.is_open else _check_labels(raw["labels"], path),
             question=raw["question"].strip(),
             role=raw["role"].strip(),
             aspects=tuple(raw["aspects"]),
-            prompts=_read_prompts(raw.get("prompts"), path),
+            prompts=_read_prompts(raw.get("prompts"), path, is_open=answer.is_open),
             data=read_source(raw["data"], path) if with_data and raw.get("data") else None,
             path=path,
+            answer=answer,
         )
 
     def save(self, folder: str | Path) -> None:
@@ -103,7 +120,8 @@ class TaskCard:
         (folder / "prompts").mkdir(parents=True, exist_ok=True)
         for name, text in self.prompts.items():
             (folder / "prompts" / f"{name}.txt").write_text(text, encoding="utf-8")
-        raw = {"name": self.name, "labels": self.labels, "question": self.question, "role": self.role}
+        what = {"answer": self.answer.to_dict()} if self.is_open else {"labels": self.labels}
+        raw = {"name": self.name, **what, "question": self.question, "role": self.role}
         raw |= {"aspects": list(self.aspects), "prompts": "prompts"}
         text = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
         (folder / CARD_FILE).write_text(text, encoding="utf-8")
@@ -111,6 +129,7 @@ class TaskCard:
     def fingerprint(self) -> str:
         """Twelve hex digits over everything that a model sees of the card."""
         seen = [list(self.labels.items()), self.question, self.role, self.aspects, sorted(self.prompts.items())]
+        seen += [self.answer.to_dict()] if self.is_open else []
         return fingerprint(json.dumps(seen, ensure_ascii=False))
 
     def blind_fingerprints(self) -> set[str]:
@@ -122,21 +141,21 @@ class TaskCard:
 
         `text` came with the clip (a title, a transcript) and follows the question.
         """
-        return self._fill("label", text, labels=self._label_block(definitions))
+        return self._fill("label", text, **self._choices(definitions))
 
     def rationale_prompt(self, hint: str | None = None, *, definitions: bool = True, text: str | None = None) -> str:
         """The prompt of stage 0 and stage 1; `hint` is the label to show, if any, `text` as in `label_prompt`."""
         shown = self._fill("hint", label=hint).rstrip() if hint is not None else ""
         if hint is not None and not shown.startswith((" ", "\n")):
             shown = " " + shown
-        return self._fill("rationale", text, labels=self._label_block(definitions), hint=shown)
+        return self._fill("rationale", text, hint=shown, **self._choices(definitions))
 
     def final_line(self, label: str) -> str:
         """The last line of a rationale that concludes `label`."""
-        return f"{FINAL_LINE} {label}"
+        return f"{OPEN_FINAL_LINE if self.is_open else FINAL_LINE} {label}"
 
     def parse_label(self, text: str, *, require_prefix: bool = False) -> str | None:
-        """The ONE label parser: the class that the last line of `text` names, or None.
+        """The ONE label parser: the class that the last line of `text` names (or its open answer), or None.
 
         The last non-empty line, without `Classification:`, quotes, emphasis and the closing full stop, must equal
         exactly one class name (case and spacing aside). "cat or dog", "not cat" and unknown names give None.
@@ -146,6 +165,8 @@ class TaskCard:
             require_prefix (`bool`, *optional*, defaults to `False`): Whether `Classification:` must stand there, as
                 it must in a rationale.
         """
+        if self.is_open:
+            return self._open_answer(text, require_prefix=require_prefix)[0]
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if not lines:
             return None
@@ -157,18 +178,44 @@ class TaskCard:
         by_name = {normalise(name): name for name in self.labels}
         return by_name.get(said)
 
+    def unread(self, text: str, *, require_prefix: bool = True) -> str | None:
+        """Why `parse_label` finds nothing in `text` (`no_label`, or a code of `AnswerType.read`), or None."""
+        if self.is_open:
+            return self._open_answer(text, require_prefix=require_prefix)[1]
+        return "no_label" if self.parse_label(text, require_prefix=require_prefix) is None else None
+
+    def objection(self, text: str, gold: str, *, require_prefix: bool = True) -> str | None:
+        """Why `text` does not conclude `gold`, or None. The ONE verifier, of rationales and of greedy answers: a class
+        must be the gold one (`wrong_label`), an open answer near it (the codes of `AnswerType.objection`)."""
+        said = self.parse_label(text, require_prefix=require_prefix)
+        if said is None:
+            return self.unread(text, require_prefix=require_prefix)
+        return self.answer.objection(said, gold) if self.is_open else None if said == gold else "wrong_label"
+
+    def _open_answer(self, text: str, *, require_prefix: bool) -> tuple[str | None, str | None]:
+        """`(value, reason)` of the last line; final lines that disagree are an enumeration."""
+        lines = [line.strip("*_`\"' ") for line in text.splitlines() if line.strip()]
+        given = [found.string[found.end() :] for line in lines if (found := OPEN_CONCLUSION.match(line))]
+        if not lines or (require_prefix and not OPEN_CONCLUSION.match(lines[-1])):
+            return None, "no_label"
+        if len({self.answer.read(line) for line in given}) > 1:
+            return None, "several"
+        return self.answer.read(OPEN_CONCLUSION.sub("", lines[-1], count=1))
+
     def without_final_line(self, text: str) -> str:
         """`text` up to its first `Classification:`; clips without a label are trained on that part alone.
 
         Everything from there on goes, wherever in a line it stands: a model may repeat the line or chat on after it.
         """
-        found = CONCLUSION.search(text)
+        found = (OPEN_CONCLUSION if self.is_open else CONCLUSION).search(text)
         return (text[: found.start()] if found else text).rstrip()
 
-    def _label_block(self, definitions: bool) -> str:
+    def _choices(self, definitions: bool) -> dict[str, str]:
+        if self.is_open:
+            return {"form": self.answer.form}
         if definitions:
-            return "\n".join(f"- {name}: {meaning}" for name, meaning in self.labels.items())
-        return "Names: " + ", ".join(self.labels)
+            return {"labels": "\n".join(f"- {name}: {meaning}" for name, meaning in self.labels.items())}
+        return {"labels": "Names: " + ", ".join(self.labels)}
 
     def _fill(self, name: str, text: str | None = None, **values: str) -> str:
         question = self.question if text is None else f"{self.question}\n{TEXT_LINE} {text.replace(CLIP_PLACE, ' ')}"
@@ -206,17 +253,19 @@ def _check_labels(raw: object, path: Path) -> dict[str, str]:
     return {name: " ".join(meaning.split()) for name, meaning in raw.items()}
 
 
-def _read_prompts(folder: str | None, path: Path) -> dict[str, str]:
-    own = path.parent / str(folder) if folder else PROMPT_FOLDER
+def _read_prompts(folder: str | None, path: Path, *, is_open: bool) -> dict[str, str]:
+    shipped = PROMPT_FOLDER / "open" if is_open else PROMPT_FOLDER
+    own = path.parent / str(folder) if folder else shipped
     if not own.is_dir():
         raise UserError(f"{path}: the prompt folder '{own}' does not exist; leave 'prompts' out for the package's own")
     for file in sorted(own.glob("*.txt")):
         if file.stem not in PROMPT_FILES:
             raise UserError(f"{file} is no prompt of ours{nearest(file.stem, PROMPT_FILES)}; known: {PROMPT_FILES}")
-    fields = {"label": {"labels"}, "rationale": {"labels", "hint"}, "hint": {"label"}}
+    choices = "form" if is_open else "labels"
+    fields = {"label": {choices}, "rationale": {choices, "hint"}, "hint": {"label"}}
     prompts = {}
     for name in PROMPT_FILES:
-        file = own / f"{name}.txt" if (own / f"{name}.txt").is_file() else PROMPT_FOLDER / f"{name}.txt"
+        file = own / f"{name}.txt" if (own / f"{name}.txt").is_file() else shipped / f"{name}.txt"
         try:
             prompts[name] = file.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:

@@ -16,6 +16,7 @@ from rbft_trl.data.source import SPLITS
 from rbft_trl.data.task import TaskCard, normalise
 from rbft_trl.data.video import TEMPORAL_PATCH
 from rbft_trl.errors import quoted
+from rbft_trl.evidence.answers import grouped
 from rbft_trl.evidence.stats import detectable_from_clips
 
 Row = dict[str, Any]
@@ -164,7 +165,7 @@ def _classes(card: TaskCard, rows: list[Row], *, trains: bool) -> Iterator[Findi
         if not counts and split != "train":
             yield Finding("warning", "empty_split", f"there is no labelled {split} clip, so nothing is measured on it")
         most, least = max(counts.values(), default=0), min(counts.values(), default=0)
-        if split == "train" and least and most >= UNEVEN * least:
+        if split == "train" and not card.is_open and least and most >= UNEVEN * least:
             rarest = min(counts, key=counts.__getitem__)
             message = f"classes are uneven: {most} clips of the largest, {least} of '{rarest}'; see class_balance"
             yield Finding("warning", "uneven", message)
@@ -203,19 +204,20 @@ def overview(
     """Counts and distributions: what there is, for people and check.json.
 
     Returns:
-        `dict`: `splits` (clips, pool, sources and clips per class of each split), quantiles (0, 25, 50, 75, 100 %) of
-        `values` (see `distributions`), `codecs`, and `test_shows`: the smallest difference in points that the sources
-        of the test split show with 80 % power, None if they show none.
+        `dict`: `splits` (clips, pool, sources and clips per class of each split, of open answers per bucket),
+        quantiles (0, 25, 50, 75, 100 %) of `values` (see `distributions`), `codecs`, and `test_shows`: the smallest
+        difference in points that the sources of the test split show with 80 % power, None if they show none.
     """
     splits = {}
+    names, group = grouped(card, [row["label"] for row in rows if row["label"] is not None])
     for split in SPLITS:
         inside = [row for row in rows if row["split"] == split]
-        counts = Counter(row["label"] for row in inside)
+        counts = Counter(group.get(row["label"]) for row in inside)
         splits[split] = {
             "clips": len(inside),
             "pool": counts[None],
             "sources": len({row["group"] for row in inside}),
-            "classes": {name: counts[name] for name in card.names},
+            "classes": {name: counts[name] for name in names},
         }
     tested = splits["test"]["sources"]
     shows = round(detectable_from_clips(tested, DISCORDANCE), 1) if tested else None

@@ -44,14 +44,14 @@ def words(text: str) -> list[str]:
 
 
 def no_label(text: str, card: TaskCard) -> str | None:
-    """The last line must be `Classification: <name>` with exactly one class of the card."""
-    return "no_label" if card.parse_label(text, require_prefix=True) is None else None
+    """The last line must be `Classification: <name>` with exactly one class of the card, or `Answer: ` with one open
+    answer (then the code says what is wrong with it)."""
+    return card.unread(text)
 
 
 def wrong_label(text: str, gold: str, card: TaskCard) -> str | None:
-    """The class that the last line names must be the gold label; a text without one is `no_label`'s business."""
-    said = card.parse_label(text, require_prefix=True)
-    return "wrong_label" if said is not None and said != gold else None
+    """The last line must name the gold label (an open answer near it); a text without is `no_label`'s business."""
+    return None if card.unread(text) else card.objection(text, gold)
 
 
 def refusal(reasoning: str) -> str | None:
@@ -132,7 +132,7 @@ def check_rationales(samples: list[Sample], card: TaskCard, *, mode: Mode) -> li
         _warn_of_wrong_lines(samples, card)
     checked, said = [], set()
     for sample in samples:
-        assert sample["label"] is None or sample["label"] in card.labels, sample["label"]
+        assert sample["label"] is None or card.is_open or sample["label"] in card.labels, sample["label"]
         reason = None if mode == "none" else _reason(sample, card, full=mode == "all")
         trained = sample["text"].strip() if sample["label"] else card.without_final_line(sample["text"])
         if not trained:
@@ -161,18 +161,19 @@ def kept_share(samples: list[Sample], card: TaskCard) -> dict[str, dict[str, Any
 
 
 def require_every_class(samples: list[Sample], card: TaskCard) -> None:
-    """Stops where a class would be trained without a single rationale.
+    """Stops where a class (or open answers as a whole) would be trained without a single rationale.
 
     Raises:
         UserError: names the first such class, its count and why its rationales were dropped.
     """
-    for name in card.names:
-        own = [s for s in samples if s["label"] == name]
+    for name in [card.answer.type] if card.is_open else card.names:
+        own = [s for s in samples if s["label"] == name or (card.is_open and s["label"] is not None)]
         if any(s["verdict"] == "kept" for s in own):
             continue
         reasons = ", ".join(f"{count} {why}" for why, count in Counter(s["reason"] for s in own).most_common())
+        kind = "answer type" if card.is_open else "class"
         raise UserError(
-            f"class '{name}' has no kept rationale: 0 of {len(own)}{f' ({reasons})' if own else ''}; "
+            f"{kind} '{name}' has no kept rationale: 0 of {len(own)}{f' ({reasons})' if own else ''}; "
             "write more samples or show the label (label_shown: blind_then_hint), or use weaker checks"
         )
 
@@ -198,7 +199,7 @@ def _reason(sample: Sample, card: TaskCard, *, full: bool) -> str | None:
 
 def _warn_of_wrong_lines(samples: list[Sample], card: TaskCard) -> None:
     labelled = [s for s in samples if s["label"] is not None]
-    wrong = sum(card.parse_label(s["text"], require_prefix=True) != s["label"] for s in labelled)
+    wrong = sum(card.objection(s["text"], s["label"]) is not None for s in labelled)
     if wrong:
         warnings.warn(
             f"checks: none keeps {wrong} of {len(labelled)} rationales ({wrong / len(labelled):.0%}) whose final line "

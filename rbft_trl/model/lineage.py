@@ -36,4 +36,5 @@ def rationale_facts(file: str | None) -> dict[str, Any] | None:
     if not {"stage0", "checks", "kept"} <= made.keys() or not {"precision", "server"} & made.keys():
         return None
     facts = {"options": made["stage0"]} | {key: made[key] for key in ("checks", "kept")}
+    facts |= {"checkpoint": made["checkpoint"]} if "checkpoint" in made else {}
     return facts | ({"served": True} if "server" in made else {"precision": made["precision"]})
