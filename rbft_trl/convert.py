@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rbft_trl.data.converters.actions import hmdb51, kinetics400, ssv2, ucf101
-from rbft_trl.data.converters.common import Clips, Given, Note, noted, settle
+from rbft_trl.data.converters.common import Clips, Given, Note, check_test, noted, settle
 from rbft_trl.data.converters.finediving import finediving
 from rbft_trl.data.converters.moderation import multihateclip_en, multihateclip_zh, smarthome
 from rbft_trl.data.converters.write import (
@@ -56,6 +56,7 @@ def main(argv: list[str]) -> dict[str, Any]:
         )
     rows, settled = settle(rows)
     rows, classes, lost = trained_classes(rows, found.classes)
+    check_test(rows, found.test)
     twice = noted("several_files", sorted(given.clips.doubtful), "clips lie there more than once", "the first counts")
     gone = noted("missing", missing, "clips of the annotation are not there", "they are left out")
     base = base_classes(rows, classes, args.base_to_novel) if args.base_to_novel else None

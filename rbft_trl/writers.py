@@ -20,10 +20,11 @@ from rbft_trl.data.jsonl import BatchLog
 from rbft_trl.data.task import fingerprint
 from rbft_trl.data.video import Clip, ClipError
 from rbft_trl.errors import UserError
+from rbft_trl.model.chat import Answer
 from rbft_trl.model.collator import ClipCollator, metadata_of
 from rbft_trl.model.inference import prefill, write
 from rbft_trl.model.loading import load_for_inference
-from rbft_trl.model.server import Answer, Server
+from rbft_trl.model.server import Server
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.stopping import listening, noted
 

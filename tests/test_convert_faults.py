@@ -236,3 +236,40 @@ def test_one_file_under_two_names_is_in_two_splits(small_sets: dict[str, Builder
     report = convert_small("ucf101", b, tmp_path / "out")
     assert first in str(notes(report)["two_splits"])
     assert len({row["video"] for row in rows_of(report)}) == len(rows_of(report))
+
+
+TESTS = {"ucf101": "testlist01.txt", "multihateclip_en": "English_data/annotation/test.tsv", "kinetics400": "val.csv"}
+TESTS |= {"ssv2": "labels/test-answers.csv", "finediving": "test_split.pkl"}
+
+
+@pytest.mark.parametrize("name", [*TESTS, "hmdb51"])
+@pytest.mark.parametrize("left", [0, 1])
+def test_an_official_test_list_without_two_classes_is_told(
+    name: str, left: int, small_sets: dict[str, Builder], tmp_path: Path
+) -> None:
+    b = copy_of(small_sets[name], tmp_path)
+    if name == "hmdb51":
+        files = sorted((b.annotations / "testTrainMulti_7030_splits").glob("*_test_split1.txt"))
+        for file in files[left:]:
+            file.write_text("".join(line for line in file.read_text().splitlines(True) if not line.endswith(" 2 \n")))
+    else:
+        file = b.annotations / TESTS[name]
+        shorten(file, left)
+    if name == "kinetics400":  # validation is the test where the test has no labels
+        shorten(b.annotations / "test.csv", 0)
+    words = (
+        rf"the official test list '.*{'<class>_test_split1.txt' if name == 'hmdb51' else file.name}' yields {left} "
+    )
+    with pytest.raises(UserError, match=f"{words}clips of {left} classes, and a test needs two classes; take the"):
+        convert_small(name, b, tmp_path / "out", *(["--missing", "leave_out"] if name == "hmdb51" else []))
+    assert not (tmp_path / "out").exists()
+
+
+def shorten(file: Path, left: int) -> None:
+    """The first `left` entries of an official list."""
+    if file.suffix == ".pkl":
+        file.write_bytes(pickle.dumps(pickle.loads(file.read_bytes())[:left]))
+    else:
+        lines = file.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+        head = file.suffix != ".txt" and file.name != "test-answers.csv"
+        file.write_text("".join(lines[: left + head]))

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from tests.helpers import REPOSITORY, toy_recipe
 from tests.hub_process import PUSH, QUICK, HubProcess, expect_clean
 from tests.hub_server import HANGS, HubServer
 from tests.launching import launch
+from tests.test_kill import kill_when
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,23 @@ def test_a_hub_that_does_not_answer_is_given_up(run: Path, me: HubProcess, hub: 
     done = me.run("python", code)
     me.ok("python", "from rbft_trl.hub import client\nclient.NO_ANSWER = 120.0")
     assert "the Hub did not answer for 0 s; push again" in done.said.replace("0.5", "0")
+
+
+def test_what_a_killed_push_left_is_removed_by_the_next(
+    run: Path, me: HubProcess, hub: HubServer, place: Path
+) -> None:
+    argv = [str(run), "--repo", "me/killed", "--base_id", "org/base"]
+    hub.fail("/api/repos/create", HANGS)
+    command = [str(REPOSITORY / "rbft_trl/push.py"), *argv]
+    env = hub.env(place / "my_home") | {"PYTHONPATH": str(REPOSITORY)}
+    kill_when(command, lambda: list(place.glob(".push_*/*/README.md")), env)
+    (left,) = place.glob(".push_*")
+    (place / ".push_under_way").mkdir()
+    with FileLock(place / ".push_under_way/lock"):
+        me.ok("push", *argv)
+        assert list(place.glob(".push_*")) == [place / ".push_under_way"] != [left]
+    me.ok("push", *argv)
+    assert not list(place.glob(".push_*"))
 
 
 @pytest.mark.slow

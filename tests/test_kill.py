@@ -17,14 +17,14 @@ from rbft_trl.data.jsonl import read_jsonl
 from tests.helpers import REPOSITORY, toy_recipe
 
 
-def kill_when(command: list[str], reached: Callable[[], bool]) -> None:
+def kill_when(command: list[str], reached: Callable[[], object], env: dict[str, str] | None = None) -> None:
     """Runs an entry in a process of its own and kills it as soon as `reached()`."""
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=REPOSITORY,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=os.environ,
+        env=env or os.environ,
     )
     deadline = time.time() + 120
     while not reached():

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 import yaml
 
 from rbft_trl import rationales
@@ -21,6 +20,7 @@ from rbft_trl.model.lineage import rationale_facts
 from rbft_trl.model.public import PublicBase, rationales_text
 from tests.helpers import REPOSITORY, make_collator, toy_recipe
 from tests.test_kill import kill_when
+from tests.toy_server import Remote
 
 BASE = REPOSITORY / "toy/base"  # its texts depend on the clip
 SECRET = "sk-not-to-be-seen-anywhere-0815"
@@ -29,21 +29,8 @@ COMMON = {"max_new_tokens": 40, "checks": "none", "label_shown": "blind", "num_s
 COMMON |= {"top_p": ..., "per_device_batch_size": ..., "seed": 0, "shots": 1}
 
 
-class Toy:
-    """The server of tests/toy_server.py, seen from here."""
-
-    def __init__(self, port: int) -> None:
-        self.root, self.url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}/v1"
-
-    def script(self, **script: Any) -> None:
-        requests.post(f"{self.root}/script", json=script, timeout=10).raise_for_status()
-
-    def log(self) -> dict[str, Any]:
-        return requests.get(f"{self.root}/log", timeout=10).json()
-
-
 @pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toy]:
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
     port = tmp_path_factory.mktemp("server") / "port"
     command = [sys.executable, "tests/toy_server.py", "--base", str(BASE), "--port_file", str(port)]
     started = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ)
@@ -51,13 +38,13 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toy]:
     while not port.exists():
         assert started.poll() is None and time.time() < deadline
         time.sleep(0.05)
-    yield Toy(int(port.read_text()))
+    yield Remote(int(port.read_text()))
     started.kill()
     started.wait()
 
 
 @pytest.fixture
-def toy(process: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
+def toy(process: Remote, monkeypatch: pytest.MonkeyPatch) -> Remote:
     process.script()
     monkeypatch.delenv(client.KEY, raising=False)
     monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
@@ -65,7 +52,7 @@ def toy(process: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 
 @pytest.fixture
-def run(toy: Toy, toy_set: tuple[Path, Path], tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+def run(toy: Remote, toy_set: tuple[Path, Path], tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     """`run("name", key=value)` runs stage 0 on the server into `name.jsonl`; returns its rows."""
 
     def run(name: str, **changes: Any) -> list[dict[str, Any]]:
@@ -86,7 +73,7 @@ def texts(rows: list[dict[str, Any]]) -> list[tuple]:
 
 
 def test_the_server_sees_our_frames_and_writes_what_the_base_here_writes(
-    run: Callable, toy: Toy, toy_set: tuple[Path, Path], tmp_path: Path
+    run: Callable, toy: Remote, toy_set: tuple[Path, Path], tmp_path: Path
 ) -> None:
     toy.script(delay=0.05)
     served, log = run("served"), toy.log()
@@ -112,7 +99,7 @@ def test_the_server_sees_our_frames_and_writes_what_the_base_here_writes(
     assert run("served") == served and toy.log()["requests"] == []  # complete: the server is not asked
 
 
-def test_every_clip_once_whatever_the_server_does(run: Callable, toy: Toy, capsys: pytest.CaptureFixture) -> None:
+def test_every_clip_once_whatever_the_server_does(run: Callable, toy: Remote, capsys: pytest.CaptureFixture) -> None:
     straight = run("straight", num_samples=2, temperature=1.0, label_shown="blind_then_hint", checks="label_match")
     toy.script(
         faults={"0": "503", "2": "retry 0.2", "5": "cut", "6": "hang 1.5", "9": "500", "11": "say {", "20": "cut"}
@@ -137,7 +124,7 @@ def test_every_clip_once_whatever_the_server_does(run: Callable, toy: Toy, capsy
 
 
 def test_the_shared_instruction_comes_first_where_the_card_says_so(
-    run: Callable, toy: Toy, toy_set: tuple[Path, Path], tmp_path: Path
+    run: Callable, toy: Remote, toy_set: tuple[Path, Path], tmp_path: Path
 ) -> None:
     card = tmp_path / "first.yaml"
     raw = yaml.safe_load(toy_set[0].read_text()) | {"prompts": str(REPOSITORY / "recipes/tasks/instruction_first")}
@@ -170,7 +157,7 @@ def test_the_shared_instruction_comes_first_where_the_card_says_so(
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
 def test_what_cannot_pass_stops_at_the_first_request(
-    run: Callable, toy: Toy, tmp_path: Path, script: dict[str, Any], words: str
+    run: Callable, toy: Remote, tmp_path: Path, script: dict[str, Any], words: str
 ) -> None:
     toy.script(**script)
     with pytest.raises(UserError, match=words) as caught:
@@ -179,7 +166,9 @@ def test_what_cannot_pass_stops_at_the_first_request(
     assert not list(tmp_path.glob("wrong*"))
 
 
-def test_another_prompt_of_the_same_length_is_seen(run: Callable, toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_prompt_of_the_same_length_is_seen(
+    run: Callable, toy: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = client.request_body
 
     def swapped(*args: Any, **options: Any) -> dict[str, Any]:
@@ -194,7 +183,7 @@ def test_another_prompt_of_the_same_length_is_seen(run: Callable, toy: Toy, monk
 
 
 def test_a_server_that_stays_away_ends_the_run_and_what_is_done_stays(
-    run: Callable, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable, toy: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy.script(faults={str(number): "502" for number in range(6, 100)}, delay=0.02)
     monkeypatch.setattr(client, "ATTEMPTS", 3)
@@ -210,7 +199,7 @@ def test_a_server_that_stays_away_ends_the_run_and_what_is_done_stays(
     assert len(toy.log()["requests"]) == CLIPS - 6 and len({row["id"] for row in rows}) == len(rows) == CLIPS
 
 
-def test_killed_and_started_again(run: Callable, toy: Toy, toy_set: tuple[Path, Path], tmp_path: Path) -> None:
+def test_killed_and_started_again(run: Callable, toy: Remote, toy_set: tuple[Path, Path], tmp_path: Path) -> None:
     file, part = tmp_path / "killed.jsonl", tmp_path / "killed.jsonl.rank0.part"
     options = COMMON | {"server_url": toy.url, "server_model": "toy", "concurrency": 4, "temperature": 1.0}
     recipe = toy_recipe("rationales", tmp_path, toy_set[0], BASE, output_file=file, **options)
@@ -225,7 +214,7 @@ def test_killed_and_started_again(run: Callable, toy: Toy, toy_set: tuple[Path, 
 
 
 def test_the_key_is_sent_and_seen_nowhere(
-    run: Callable, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+    run: Callable, toy: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     toy.script(key=SECRET)
     with pytest.raises(UserError, match="wants a key; set RBFT_SERVER_KEY in the environment"):
@@ -259,7 +248,7 @@ def test_the_key_is_sent_and_seen_nowhere(
     ids=["other model", "no model", "nobody", "no such server"],
 )
 def test_the_server_is_asked_before_a_clip_is_read(
-    run: Callable, toy: Toy, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: str
+    run: Callable, toy: Remote, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: str
 ) -> None:
     monkeypatch.setattr(rationales, "open_task", None)
     changes = {key: value if value is ... else value.format(root=toy.root) for key, value in changes.items()}
@@ -268,8 +257,26 @@ def test_the_server_is_asked_before_a_clip_is_read(
     assert "\n" not in str(caught.value)
 
 
+def test_a_server_that_still_loads_its_model_is_waited_for(
+    run: Callable, toy: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.script(busy=3)
+    assert len(run("late")) == CLIPS
+    monkeypatch.setattr(client, "ATTEMPTS", 3)
+    toy.script(busy=3)
+    with pytest.raises(UserError, match=r"no server answers at '\S+' \(HTTP 503 in 3 attempts\); start it"):
+        run("never")
+
+
+def test_names_of_models_do_not_steer_the_terminal(run: Callable, toy: Remote) -> None:
+    toy.script(models=["to\x1b[2Jy\r\n\x07", "other"])
+    with pytest.raises(UserError, match=r"has no model 'toy'; it has 'to \[2Jy   ', 'other'") as caught:
+        run("none")
+    assert str(caught.value).isprintable()
+
+
 def test_what_a_server_makes_useless_is_told(
-    run: Callable, toy: Toy, toy_set: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable, toy: Remote, toy_set: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.warns(UserWarning, match="dtype, per_device_batch_size: ignored, the server decides"):
         assert len(run("warned", per_device_batch_size=2)) == CLIPS
@@ -279,7 +286,7 @@ def test_what_a_server_makes_useless_is_told(
 
 
 def test_a_special_token_in_the_text_of_a_clip_stops_the_run(
-    run: Callable, toy: Toy, toy_set: tuple[Path, Path], tmp_path: Path
+    run: Callable, toy: Remote, toy_set: tuple[Path, Path], tmp_path: Path
 ) -> None:
     table = toy_set[1] / "told.csv"
     lines = (toy_set[1] / "clips.csv").read_text().splitlines()

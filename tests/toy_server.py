@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import requests
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -27,6 +28,7 @@ FRESH = {
     "faults": {},
     "delay": 0.0,
     "models": ["toy"],
+    "busy": 0,  # so many times /models answers 503
     "key": None,
     "take_frames": None,
     "tell_ids": True,
@@ -98,6 +100,19 @@ class Toy:
         return {"object": "chat.completion", "model": "toy", "choices": choices[::-1], "usage": usage} | told
 
 
+class Remote:
+    """The server, seen from a test."""
+
+    def __init__(self, port: int) -> None:
+        self.root, self.url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}/v1"
+
+    def script(self, **script: Any) -> None:
+        requests.post(f"{self.root}/script", json=script, timeout=10).raise_for_status()
+
+    def log(self) -> dict[str, Any]:
+        return requests.get(f"{self.root}/log", timeout=10).json()
+
+
 def split_frames(url: str) -> list[str]:
     head, _, data = url.partition(",")
     assert head == "data:video/jpeg;base64", head
@@ -118,6 +133,9 @@ def handler(toy: Toy) -> type[BaseHTTPRequestHandler]:
                 self.reply(200, {"requests": toy.requests, "most": toy.most})
             elif self.path != "/v1/models":
                 self.reply(200, {"object": "something else"})
+            elif toy.script["busy"] > 0:
+                toy.script["busy"] -= 1
+                self.reply(503, {"error": {"message": "the model is loaded"}})
             elif self.allowed():
                 self.reply(200, {"object": "list", "data": [{"id": name} for name in toy.script["models"]]})
 

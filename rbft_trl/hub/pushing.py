@@ -3,14 +3,18 @@
 Input: a checkpoint and options. Output: a commit, or (`to_folder`) only the folder.
 """
 
+import contextlib
 import dataclasses
 import os
+import shutil
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
@@ -67,8 +71,7 @@ def push_folder(
     Raises:
         UserError: with the reason and the way out.
     """
-    with tempfile.TemporaryDirectory(prefix=".push_", dir=_beside_the_run(source)) as temporary:
-        folder = Path(temporary)
+    with _folder_of_its_own(source) as folder:
         take_files(source, folder)
         if ready is not None:
             ready.set()
@@ -152,6 +155,18 @@ def find_init(record: dict[str, Any], options: PushOptions) -> str | None:
     except UserError as error:
         warnings.warn(f"the parent is told as a local folder: {error}", stacklevel=2)
         return None
+
+
+@contextlib.contextmanager
+def _folder_of_its_own(source: Path) -> Iterator[Path]:
+    """An empty folder for one push, locked while it lasts; those of pushes that were killed are removed first."""
+    beside = _beside_the_run(source)
+    for left in beside.glob(".push_*/lock") if beside else ():
+        with contextlib.suppress(Timeout), FileLock(left, timeout=0):  # a push that is under way holds its lock
+            shutil.rmtree(left.parent)
+    with tempfile.TemporaryDirectory(prefix=".push_", dir=beside) as temporary, FileLock(Path(temporary) / "lock"):
+        (folder := Path(temporary) / "files").mkdir()
+        yield folder
 
 
 def _beside_the_run(source: Path) -> Path | None:

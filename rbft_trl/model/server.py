@@ -4,10 +4,8 @@ Input: a clip, its prompt and how to decode. Output: the texts, and the tokens t
 How vLLM is started for it is in docs/serving.md.
 """
 
-import base64
 import contextlib
 import email.utils
-import io
 import json
 import math
 import os
@@ -15,17 +13,16 @@ import random
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import requests
 import urllib3
-from PIL import Image
 from requests.adapters import HTTPAdapter
 
-from rbft_trl.data.task import CLIP_PLACE
 from rbft_trl.data.video import Clip
 from rbft_trl.errors import UserError, nearest, quoted
+from rbft_trl.model.chat import Answer, PassingError, read_answer, request_body
 
 KEY = "RBFT_SERVER_KEY"  # the only place of the key; OPENAI_API_KEY would be handed to whatever server_url names
 ATTEMPTS = 8
@@ -36,29 +33,8 @@ LARGEST_ANSWER = 64 << 20  # bytes; texts and token ids of one clip are far smal
 WORTH_ANOTHER_TRY = (408, 425, 429)  # and everything from 500 on
 
 
-@dataclass
-class Answer:
-    """What a server wrote for one clip.
-
-    Args:
-        texts (`list[str]`): One per sample.
-        cut (`list[bool]`): Whether a text was cut at the limit of tokens.
-        prompt_tokens (`int`): Tokens of the prompt with the clip, as the server counted them.
-        prompt_ids (`list[int]`, *optional*): These tokens, if the server tells them (vLLM does).
-    """
-
-    texts: list[str]
-    cut: list[bool]
-    prompt_tokens: int
-    prompt_ids: list[int] | None
-
-
-class PassingError(Exception):
-    """Something that may be gone at the next attempt; `wait` is what the server asked for, in seconds."""
-
-    def __init__(self, what: str, wait: float | None = None) -> None:
-        super().__init__(what)
-        self.what, self.wait = what, wait
+class BusyError(PassingError):
+    """The server is there, and cannot answer now."""
 
 
 class Server:
@@ -89,10 +65,11 @@ class Server:
             UserError: if not, naming what it has.
         """
         try:
-            reply = self._attempt("GET", "/models")
+            reply = self._repeated(lambda: self._attempt("GET", "/models"), after=BusyError)
         except PassingError as error:
+            tries = f" in {error.attempts} attempts" if error.attempts > 1 else ""
             raise UserError(
-                f"no server answers at '{self.url}' ({error.what}); start it, or correct server_url"
+                f"no server answers at '{self.url}' ({error.what}{tries}); start it, or correct server_url"
             ) from error
         listed = reply.get("data")
         if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
@@ -101,6 +78,7 @@ class Server:
             )
         names = [str(entry.get("id")) for entry in listed]
         if self.model not in names:
+            names = [_printable(name) for name in names]
             raise UserError(
                 f"the server at '{self.url}' has no model '{self.model}'{nearest(self.model, names)}; it has "
                 f"{quoted(names) or 'none'}: set server_model, or serve the base that model_name_or_path names"
@@ -119,20 +97,32 @@ class Server:
             UserError: if the server refuses the request, or nothing helped.
         """
         body = request_body(self.model, clip, prompt, metadata, **decoding)
+
+        def ask() -> Answer:
+            return read_answer(self._attempt("POST", "/chat/completions", body), decoding["num_samples"])
+
+        try:
+            return self._repeated(ask, after=PassingError)
+        except PassingError as last:
+            raise UserError(
+                f"the server at '{self.url}' gave no usable answer in {last.attempts} attempts (at last: {last.what});"
+                " what is finished is kept, and the same command goes on from there"
+            ) from last
+
+    def _repeated(self, ask: Callable[[], Any], *, after: type[PassingError]) -> Any:
+        """What `ask` returns; asked again `after` such an error, with a growing wait, and at last that error."""
         for attempt in range(ATTEMPTS):
             try:
-                return read_answer(self._attempt("POST", "/chat/completions", body), decoding["num_samples"])
-            except PassingError as error:
+                return ask()
+            except after as error:
                 with self.lock:
                     self.repeated[error.what] += 1
                 last, wait = error, FIRST_WAIT * 2**attempt * random.uniform(0.5, 1.0)
                 wait = max(min(wait, LONGEST_WAIT), min(error.wait or 0.0, LONGEST_ASKED_WAIT))
+            last.attempts = attempt + 1
             if attempt + 1 < ATTEMPTS and self.stopped.wait(wait):
                 break
-        raise UserError(
-            f"the server at '{self.url}' gave no usable answer in {attempt + 1} attempts (at last: {last.what}); what "
-            "is finished is kept, and the same command goes on from there"
-        ) from last
+        raise last
 
     def _attempt(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """One request; raises `PassingError` where another may help, `UserError` where it cannot."""
@@ -153,7 +143,7 @@ class Server:
             cut = isinstance(error, urllib3.exceptions.ProtocolError)
             raise PassingError("cut answer" if cut else "connection failed") from error
         if reply.status_code >= 500 or reply.status_code in WORTH_ANOTHER_TRY:
-            raise PassingError(f"HTTP {reply.status_code}", asked_wait(reply.headers.get("Retry-After")))
+            raise BusyError(f"HTTP {reply.status_code}", asked_wait(reply.headers.get("Retry-After")))
         if reply.status_code in (401, 403):
             done = f"refuses the key of {KEY}; set another" if self.key else f"wants a key; set {KEY}"
             raise UserError(f"the server at '{self.url}' {done} in the environment (HTTP {reply.status_code})")
@@ -183,60 +173,13 @@ class Server:
         except (ValueError, AttributeError):
             text = body.decode("utf-8", "replace")
         line = next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
-        line = "".join(sign if sign.isprintable() else " " for sign in line)
+        line = _printable(line)
         return (line.replace(self.key, "***") if self.key else line)[:300]
 
 
-def request_body(
-    model: str,
-    clip: Clip,
-    prompt: str,
-    metadata: dict[str, Any],
-    *,
-    num_samples: int,
-    temperature: float,
-    top_p: float,
-    max_new_tokens: int,
-    seed: int,
-) -> dict[str, Any]:
-    """A chat request with the clip as ONE video, its frames as they are: the server samples and resizes none.
-
-    `top_k`, `min_p` and `repetition_penalty` are set because vLLM would take them from generation_config.json.
-    """
-    video = {"type": "video_url", "video_url": {"url": frames_url(clip)}}
-    first, place, last = prompt.rpartition(CLIP_PLACE)
-    texts = [{"type": "text", "text": first}] if place else []
-    frames = len(clip.frames)
-    total = max(frames, metadata["total_num_frames"])  # a clip of fewer frames repeats its last; vLLM refuses less
-    return {
-        "model": model,
-        "messages": [{"role": "user", "content": [*texts, video, {"type": "text", "text": last}]}],
-        "n": num_samples,
-        "temperature": temperature,
-        "top_p": top_p if temperature > 0 else 1.0,
-        "max_tokens": max_new_tokens,
-        "seed": seed,
-        "top_k": 0,
-        "min_p": 0.0,
-        "repetition_penalty": 1.0,
-        "media_io_kwargs": {"video": metadata | {"num_frames": frames, "total_num_frames": total}},
-        "mm_processor_kwargs": {"do_sample_frames": False, "do_resize": False},
-        "chat_template_kwargs": {"enable_thinking": False},
-        "return_token_ids": True,
-    }
-
-
-def frames_url(clip: Clip) -> str:
-    """The frames as one data URL of the form that vLLM takes as frames already sampled, each as PNG: nothing is lost.
-
-    The type says jpeg because that is the name of the form; what a frame is, is told by its first bytes.
-    """
-    encoded = []
-    for frame in clip.frames:
-        buffer = io.BytesIO()
-        Image.fromarray(frame).save(buffer, "PNG", compress_level=1)
-        encoded.append(base64.b64encode(buffer.getvalue()).decode("ascii"))
-    return "data:video/jpeg;base64," + ",".join(encoded)
+def _printable(text: str) -> str:
+    """What a server says, without signs that would steer a terminal."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def read_body(reply: requests.Response, deadline: float) -> bytes:
@@ -253,32 +196,6 @@ def read_body(reply: requests.Response, deadline: float) -> bytes:
         if len(body) > LARGEST_ANSWER:
             raise PassingError(f"answer of more than {LARGEST_ANSWER >> 20} MB")
     return bytes(body)
-
-
-def read_answer(reply: dict[str, Any], num_samples: int) -> Answer:
-    """The texts and the count in a reply.
-
-    Raises:
-        PassingError: if the server gave up in the middle.
-        UserError: if it cannot be used, now or later.
-    """
-    try:
-        choices = sorted(reply["choices"], key=lambda choice: int(choice["index"]))
-        reasons = [choice["finish_reason"] for choice in choices]
-        texts = [choice["message"]["content"] for choice in choices]
-        counted = reply["usage"]["prompt_tokens"]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"the server's answer lacks {error}; use one that gives choices and usage") from error
-    if len(choices) != num_samples:
-        raise UserError(f"the server gave {len(choices)} texts for n = {num_samples}; use one that knows `n`")
-    if any(reason not in ("stop", "length") for reason in reasons):
-        raise PassingError("unfinished answer")
-    if not all(isinstance(text, str) for text in texts) or type(counted) is not int:
-        raise UserError(
-            "the server gave an answer without text or usage.prompt_tokens; start vLLM without --reasoning-parser"
-        )
-    cut = [reason == "length" for reason in reasons]
-    return Answer([text.strip() for text in texts], cut, counted, reply.get("prompt_token_ids"))
 
 
 def asked_wait(header: str | None) -> float | None:

@@ -45,8 +45,9 @@ def ucf101(given: Given) -> Conversion:
     numbers = {words[0]: words[1] for _, words in lines}
     names = class_names(list(numbers.values()))
     rows, other, unknown = [], [], []
-    for split in ("train", "test"):
-        for place, line in read_lines(official(folder, f"{split}list{given.fold:02d}.txt", source=source)):
+    lists = {s: official(folder, f"{s}list{given.fold:02d}.txt", source=source) for s in ("train", "test")}
+    for split, path in lists.items():
+        for place, line in read_lines(path):
             clip, *number = line.split(maxsplit=1)  # no class and no clip of this set has a blank in its name
             name, _, file = clip.partition("/")
             if name not in names:
@@ -60,7 +61,7 @@ def ucf101(given: Given) -> Conversion:
             rows.append(row | {"place": place})
     notes = noted("two_labels", other, "clips have another class by number than by folder", "the folder counts")
     notes += noted("unknown_class", unknown, "clips have a class that is not in classInd.txt", "they are left out")
-    return Conversion(rows, dict.fromkeys(names.values()), notes, HELD_OUT)
+    return Conversion(rows, dict.fromkeys(names.values()), notes, HELD_OUT, test=lists["test"])
 
 
 def hmdb51(given: Given) -> Conversion:
@@ -94,7 +95,7 @@ def hmdb51(given: Given) -> Conversion:
             rows.append(row | {"place": place})
     notes = noted("two_labels", other, "clips have another class in their name than in their list", "the list counts")
     notes += noted("not_in_fold", unused, "clips have tag 0", "this fold does not use them")
-    return Conversion(rows, dict.fromkeys(names.values()), notes, HELD_OUT)
+    return Conversion(rows, dict.fromkeys(names.values()), notes, HELD_OUT, test=files[0].parent / f"<class>{ending}")
 
 
 def kinetics400(given: Given) -> Conversion:
@@ -105,17 +106,18 @@ def kinetics400(given: Given) -> Conversion:
     """
     folder, source = given.annotations, "Kinetics-400"
     rows = _kinetics_rows(official(folder, "train.csv", source=source), "train")
-    rows += _kinetics_rows(official(folder, "val.csv", "validate.csv", source=source), "validation")
-    rows += _kinetics_rows(official(folder, "test.csv", source=source, needed=False), "test")
+    held_out = official(folder, "val.csv", "validate.csv", source=source)
+    test = official(folder, "test.csv", source=source, needed=False)
+    rows += _kinetics_rows(held_out, "validation") + _kinetics_rows(test, "test")
     other = [row["clip"] for row in rows if row["said"] and KINETICS_SPLITS.get(row["said"]) != row["split"]]
     notes = noted("two_splits_said", other, "clips name another split than their file", "the file counts")
     names = class_names(sorted({row["label"] for row in rows if row["label"] and row["split"] == "train"}))
     if not any(row["label"] and row["split"] == "test" for row in rows):
         rows, told = _validation_is_test(rows, "test.csv")
-        notes += told
+        notes, test = notes + told, held_out
     rows, unknown = _known(rows, names, "have no label, or one that no training clip has")
     shares = {} if any(row["split"] == "validation" for row in rows) else HELD_OUT
-    return Conversion(rows, dict.fromkeys(names.values()), notes + unknown, shares)
+    return Conversion(rows, dict.fromkeys(names.values()), notes + unknown, shares, test=test)
 
 
 def _kinetics_rows(path: Path | None, split: str) -> list[Row]:
@@ -158,7 +160,8 @@ def ssv2(given: Given) -> Conversion:
     notes += noted("two_labels", filled + more, what, "the template counts")
     rows, unknown = _known(rows, dict(zip(names, names, strict=True)), "have a template that is not in labels.json")
     definitions = {name: name[:1].lower() + name[1:] for name in names}
-    return Conversion(rows, definitions, notes + unknown, {} if answers else HELD_OUT, SSV2_WORDS)
+    test = answers or files["validation.json"]
+    return Conversion(rows, definitions, notes + unknown, {} if answers else HELD_OUT, SSV2_WORDS, test)
 
 
 def _ssv2_rows(path: Path, split: str) -> tuple[list[Row], list[str]]:

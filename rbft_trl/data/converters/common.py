@@ -50,6 +50,7 @@ class Conversion:
         notes (`list[Note]`): What is wrong in the annotation.
         shares (`dict[str, float]`): `validation` and `test` of the card, for splits that are not official.
         words (`dict`): Question, role and aspects, if no card is shipped.
+        test (`str | Path`, *optional*): The file that lists the official test clips; None: the split is not official.
     """
 
     rows: list[Row]
@@ -57,6 +58,7 @@ class Conversion:
     notes: list[Note] = field(default_factory=list)
     shares: dict[str, float] = field(default_factory=dict)
     words: dict[str, Any] = field(default_factory=dict)
+    test: str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,20 @@ def without_suffix(name: str) -> str:
     """`name` without the ending of a clip; other dots are part of names."""
     suffix = PurePosixPath(name).suffix
     return name.removesuffix(suffix) if suffix.lower() in VIDEO_SUFFIXES else name
+
+
+def check_test(rows: list[Row], test: str | Path | None) -> None:
+    """An official test list must yield a test: a split by seed in its place would be another data set.
+
+    Raises:
+        UserError: naming the file, if clips of fewer than two classes are left of it.
+    """
+    kept = [row["label"] for row in rows if row["split"] == "test"]
+    if test is not None and len(set(kept)) < 2:
+        raise UserError(
+            f"the official test list '{test}' yields {len(kept)} clips of {len(set(kept))} classes, and a test needs "
+            "two classes; take the official file, and get its clips"
+        )
 
 
 def noted(kind: str, items: list[str], what: str, done: str) -> list[Note]:

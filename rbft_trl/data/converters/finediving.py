@@ -52,7 +52,8 @@ def finediving(given: Given) -> Conversion:
     classes = {name: meaning(name) for name in sorted({row["label"] for row in rows})}
     keep = ("clip", "also", "label", "split", "group", "start", "end", "place")
     rows = [{key: row[key] for key in keep if key in row} for row in rows]
-    return Conversion(rows, classes, notes, HELD_OUT if trimmed else {"validation": 0.15, "test": 0.25})
+    shares = HELD_OUT if trimmed else {"validation": 0.15, "test": 0.25}
+    return Conversion(rows, classes, notes, shares, test=lists["test"] if trimmed else None)
 
 
 def meaning(number: str) -> str:

@@ -90,7 +90,7 @@ def _multihateclip(given: Given, part: str) -> Conversion:
     notes += noted("votes", votes, "clips have votes of which most say another label", "Majority_Voting counts")
     what = "clips have another label in text.json, which is no person's"
     notes += noted("two_labels", machine, what, "Majority_Voting counts")
-    return Conversion(rows, dict.fromkeys(HATE), notes)
+    return Conversion(rows, dict.fromkeys(HATE), notes, test=path)  # of the loop above, test.tsv is the last
 
 
 def _contradict(votes: str, label: str) -> bool:
