@@ -175,11 +175,12 @@ class EvalArguments:
     split: str = option("test", "Which clips.", choices=["validation", "test"])
     method: str = option(
         "score",
-        "score: likelihood of each label. Without training, from the labelled training clips: majority: their most "
-        "frequent class; probe: a linear probe on frozen features; heads: votes of the attention heads that tell the "
-        "classes apart best (SAVs); in_context: the likelihood behind the most similar ones as examples (VideoICL). "
-        "greedy: the greedy answer, read strictly, for cards whose answers are numbers, times, ranges or lists.",
-        choices=["score", "majority", "probe", "heads", "in_context", "greedy"],
+        "score: likelihood of each label; reason: the same, behind the rationale that it writes first. Without "
+        "training, from the labelled training clips: majority: their most frequent class; probe: a linear probe on "
+        "frozen features; heads: votes of the attention heads that tell the classes apart best (SAVs); in_context: "
+        "the likelihood behind the most similar ones as examples (VideoICL). greedy: the greedy answer, read "
+        "strictly, for cards whose answers are numbers, times, ranges or lists.",
+        choices=["score", "reason", "majority", "probe", "heads", "in_context", "greedy"],
     )
     num_heads: int | None = option(None, "Voting heads of method heads; 20 if left out (all of a smaller model).")
     num_examples: int | None = option(None, "Examples per clip of method in_context; 4 if left out.")
@@ -227,12 +228,13 @@ class EvalArguments:
 
     def _check_method(self) -> None:
         """No option that the method would ignore."""
-        unscored = self.method not in ("score", "in_context")
+        unscored = self.method not in ("score", "reason", "in_context")
         for key, ignored, why in (
             ("label_score", self.label_score != "sum" and unscored, "which scores no tokens"),
             ("generate", not self.generate and self.method == "greedy", "which is the greedy answer"),
             ("checkpoint", self.checkpoint is not None and self.method == "majority", "which loads no model"),
             ("frame_order", self.frame_order != "original" and self.method == "majority", "which reads no clip"),
+            ("generate", not self.generate and self.method == "reason", "which writes before it decides"),
             ("num_heads", self.num_heads is not None and self.method != "heads", "which has no voting heads"),
             ("num_examples", self.num_examples is not None and self.method != "in_context", "which has no examples"),
         ):

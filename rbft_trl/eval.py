@@ -39,7 +39,7 @@ from rbft_trl.reader import REASONS_FIRST, Prediction, Reader, always
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, Task, open_task
 
-ALONE = ("score", "greedy")  # methods that look at no training clip
+ALONE = ("score", "reason", "greedy")  # methods that look at no training clip
 MEANS = ("mean_absolute_error", "mean_iou")
 NOT_PART_OF_THE_RESULT = (
     "output_dir",

@@ -218,7 +218,9 @@ def reading_memory(
     """Memory of stage 0 or an evaluation: the batch of the longest prompts, its cache, and what is written from it."""
     config = base_config(base.model_name_or_path, base.model_revision)
     stage0 = isinstance(how, RationaleArguments)
-    asked = [row | {"target": "rationale" if stage0 else "label", "text": ""} for row in rows]
+    asked = [
+        row | {"target": "rationale" if stage0 or how.method == "reason" else "label", "text": ""} for row in rows
+    ]
     clips = clips_of(collator, asked, known, config.vision_config)[: how.per_device_batch_size]
     if not stage0 and how.method == "in_context":  # as one long row per clip
         turns = how.examples() + 1
@@ -233,7 +235,7 @@ def reading_memory(
         gpus=machine.gpus,
     )
     names = [collator.encode(name) for name in collator.card.names]
-    scored = not stage0 and how.method in ("score", "in_context")
+    scored = not stage0 and how.method in ("score", "reason", "in_context")
     cost = reading_cost(
         meta_model(config, setting),
         setting,

@@ -25,8 +25,9 @@ from rbft_trl.model.probe import fit_probe
 from rbft_trl.start import Row
 
 Prediction = dict[str, Any]
-# From rows and clips to scores `[B, C]`, and what was read if an answer can be written from it.
-Decide = Callable[[list[Row], list[Clip]], tuple[Prefill | None, torch.Tensor]]
+Written = tuple[list[str], list[bool]]  # answers, and whether each was cut at `max_new_tokens`
+# From rows and clips to scores `[B, C]`, and what an answer can be written from, or was written already.
+Decide = Callable[[list[Row], list[Clip]], tuple[Prefill | Written | None, torch.Tensor]]
 REASONS_FIRST = ("rationale", "rationale_label")
 NOTHING = {"prediction": None, "scores": {}, "logprobs": {}}
 NOTHING |= {"generated": None, "generated_cut": False, "generated_label": None}
@@ -72,7 +73,13 @@ class Reader:
             return lambda rows, clips: (None, vote(rows, clips))
         if how.method == "in_context":
             return InContext(self.accelerator, self.model, scorer, train, size, examples=how.examples())
+        if how.method == "reason":
+            return lambda rows, clips: self._reasoned(scorer, rows, clips)
         return lambda rows, clips: scorer.read(self.model, rows, clips)
+
+    def _reasoned(self, scorer: LabelScorer, rows: list[Row], clips: list[Clip]) -> tuple[Written, torch.Tensor]:
+        texts, cut, scores = scorer.reasoned(self.model, rows, clips, max_new_tokens=self.args.max_new_tokens)
+        return (texts, cut), scores
 
     def _read(self, rows: list[Row], clips: list[Clip]) -> Prefill:
         prompts = [self.collator.label_prompt(row) for row in rows]
@@ -122,7 +129,9 @@ class Reader:
             return self._open_answer(rows, clips)
         read, scores = self.decide(rows, clips)
         texts, cut = [None] * len(rows), [False] * len(rows)
-        if self.args.generate and read is not None:
+        if isinstance(read, tuple):
+            texts, cut = read
+        elif self.args.generate and read is not None:
             texts, cut = self._generate(read, rows, clips)
         card, answers = self.collator.card, {}
         for row, logprobs, text, is_cut in zip(rows, scores.double().cpu(), texts, cut, strict=True):
@@ -133,11 +142,8 @@ class Reader:
             }
         return answers
 
-    def _generate(self, read: Prefill, rows: list[Row], clips: list[Clip]) -> tuple[list[str], list[bool]]:
-        """Greedy answers, from the prefill of the label prompt unless the model was taught to reason first.
-
-        Beside each: whether it was cut at `max_new_tokens`.
-        """
+    def _generate(self, read: Prefill, rows: list[Row], clips: list[Clip]) -> Written:
+        """Greedy answers, from the prefill of the label prompt unless the model was taught to reason first."""
         if self.target in REASONS_FIRST and self.args.method == "score":
             prompts = [self.collator.rationale_prompt(row) for row in rows]
             read = prefill(self.model, self.collator.prompts(rows, prompts, clips=clips))

@@ -18,7 +18,7 @@ from rbft_trl.model import inference
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.heads import best_heads, fit_heads, number_of_heads, read_heads, watched
 from rbft_trl.model.in_context import InContext
-from rbft_trl.model.inference import LabelScorer, prefill
+from rbft_trl.model.inference import LabelScorer, prefill, write
 from rbft_trl.model.loading import load_base, load_processor
 from tests.helpers import base_arguments, make_collator, toy_recipe
 from tests.tiny_families import FAMILIES, LINEAR, frame_settings, tiny_base
@@ -193,7 +193,35 @@ def test_majority_loads_no_model(toy_set: tuple, smoke_base: Path, tmp_path: Pat
     assert predictions[0]["scores"] == pytest.approx({name: (n + 1) / total for name, n in counts.items()})
 
 
-@pytest.mark.parametrize("method", ["heads", "in_context"])
+def test_reason_scores_labels_behind_what_it_writes(made: tuple, table: list[dict]) -> None:
+    """Each label in a forward of its own, behind the prompt and the written text without its conclusion."""
+    _, model, collator = made
+    tested = [row for row in table if row["split"] == "test"][:2]
+    texts, cut, scores = LabelScorer(collator).reasoned(model, tested, max_new_tokens=6)
+    assert cut == [True, True]
+    for row, text, found in zip(tested, texts, scores, strict=True):
+        batch = collator.prompts([row], [collator.rationale_prompt(row)])
+        assert write(model, prefill(model, dict(batch)), collator, max_new_tokens=6)[0] == [text]
+        begun = collator.encode(f"{text.rstrip()}\nClassification:".lstrip())
+        for name, score in zip(collator.card.names, found.tolist(), strict=True):
+            said = [*collator.encode(f" {name}"), collator.end_id]
+            ids = torch.tensor([[*begun, *said]])
+            whole = dict(batch) | {"input_ids": torch.cat([batch["input_ids"], ids], 1)}
+            whole["attention_mask"] = torch.ones_like(whole["input_ids"])
+            whole["mm_token_type_ids"] = torch.cat([batch["mm_token_type_ids"], torch.zeros_like(ids)], 1)
+            with torch.no_grad():
+                logprobs = model(**whole).logits[0, -len(said) - 1 : -1].log_softmax(-1)
+            assert score == pytest.approx(float(logprobs.gather(1, torch.tensor([said]).T).sum()), abs=1e-4)
+
+
+def test_the_words_before_a_label_end_where_training_ends_them(made: tuple) -> None:
+    collator = made[2]
+    for name in collator.card.names:
+        trained = collator.encode(f"It moves.\n{collator.card.final_line(name)}")
+        assert trained == collator.encode("It moves.\nClassification:") + collator.encode(f" {name}")
+
+
+@pytest.mark.parametrize("method", ["heads", "in_context", "reason"])
 def test_an_evaluation_with_every_method(toy_set: tuple, smoke_base: Path, tmp_path: Path, method: str) -> None:
     recipe = toy_recipe("eval", tmp_path, toy_set[0], smoke_base, output_dir=tmp_path / "out", method=method)
     metrics = evaluation.main([recipe])
@@ -201,8 +229,9 @@ def test_an_evaluation_with_every_method(toy_set: tuple, smoke_base: Path, tmp_p
     assert (metrics["generated_accuracy"] is None) == (method == "heads")
     assert evaluation.main([recipe]) == metrics  # reused
     assert metrics["settings"]["options"]["method"] == method
+    other = {"heads": "--num_heads", "in_context": "--num_examples", "reason": "--max_new_tokens"}[method]
     with pytest.raises(UserError, match=r"output_dir .* holds an evaluation with options"):
-        evaluation.main([recipe, "--num_heads" if method == "heads" else "--num_examples", "2"])
+        evaluation.main([recipe, other, "2"])
 
 
 def test_what_does_not_fit_stops_before_the_model(
@@ -237,6 +266,7 @@ def test_what_does_not_fit_stops_before_the_model(
             {"method": "heads", "num_examples": 5},
             "'num_examples' is '5' but the method is heads, which has no examples",
         ),
+        ({"method": "reason", "generate": False}, "'generate' is 'False' but the method is reason, which writes"),
         ({"method": "in_context", "num_examples": 0}, "'num_examples' is 0 but must be at least 1"),
         (
             {"frame_order": "shuffled", "calibrate": True, "split": "validation", "checkpoint": "x"},

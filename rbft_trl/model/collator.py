@@ -105,7 +105,12 @@ class ClipCollator:
         return [label] * (row["label"] is not None) + [row | {"target": "rationale"}] * bool(row["text"])
 
     def prompts(
-        self, rows: Sequence[Row], texts: Sequence[str], *, clips: Sequence[Clip] | None = None
+        self,
+        rows: Sequence[Row],
+        texts: Sequence[str],
+        *,
+        clips: Sequence[Clip] | None = None,
+        begun: Sequence[str] | None = None,
     ) -> dict[str, torch.Tensor]:
         """A batch of prompts without answers, padded on the left, ready for one prefill.
 
@@ -113,9 +118,12 @@ class ClipCollator:
             rows (`Sequence[Row]`): What to read.
             texts (`Sequence[str]`): One prompt per clip.
             clips (`Sequence[Clip]`, *optional*): The clips, if they have been read already.
+            begun (`Sequence[str]`, *optional*): Beginnings of the answers.
         """
         batch, heads = self._clips(rows, clips)
         sequences = [self.around(head, text) for head, text in zip(heads, texts, strict=True)]
+        if begun is not None:
+            sequences = [ids + self.encode(text) for ids, text in zip(sequences, begun, strict=True)]
         return batch | self._pad(sequences, side="left")
 
     def conversations(self, dialogues: Sequence[Sequence[tuple[Row, Clip, str | None]]]) -> dict[str, torch.Tensor]:

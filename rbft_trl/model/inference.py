@@ -15,6 +15,7 @@ from torch import nn
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 from transformers.cache_utils import Cache
 
+from rbft_trl.data.task import FINAL_LINE
 from rbft_trl.data.video import Clip
 from rbft_trl.model.collator import ClipCollator, Row
 from rbft_trl.model.families import next_position
@@ -264,6 +265,23 @@ class LabelScorer:
         prompts = [self.collator.label_prompt(row) for row in rows]
         read = prefill(model, self.collator.prompts(rows, prompts, clips=clips))
         return read, score_labels(model, read, self.trie, how=self.how)
+
+    def reasoned(
+        self, model: nn.Module, rows: Sequence[Row], clips: Sequence[Clip] | None = None, **decoding: Any
+    ) -> tuple[list[str], list[bool], torch.Tensor]:
+        """The scores `[B, C]` behind what the model itself writes to the rationale prompt, its own conclusion cut off.
+
+        Returns:
+            `tuple`: the texts as they were written, whether each was cut at `max_new_tokens`, and the scores.
+        """
+        collator, card = self.collator, self.collator.card
+        clips = [collator.read_row(row) for row in rows] if clips is None else clips
+        asked = [collator.rationale_prompt(row) for row in rows]
+        texts, cut = write(model, prefill(model, collator.prompts(rows, asked, clips=clips)), collator, **decoding)
+        begun = [f"{card.without_final_line(text)}\n{FINAL_LINE}".lstrip() for text in texts]
+        read = prefill(model, collator.prompts(rows, asked, clips=clips, begun=begun))
+        trie = LabelTrie.build([collator.encode(f" {name}") for name in self.names], collator.end_id)
+        return texts, cut, score_labels(model, read, trie, how=self.how)
 
     def right(self, model: nn.Module, rows: Sequence[Row], *, batch_size: int) -> list[tuple[str, bool]]:
         """`(id, is the label right)` for every row; what the trainer watches on validation clips."""
