@@ -1,0 +1,128 @@
+"""Protocols of a comparison on real runs: shots, parts, trials, other cards, novel classes, `accelerate launch`."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rbft_trl import compare, sft
+from rbft_trl.data.jsonl import read_jsonl
+from rbft_trl.errors import UserError
+from rbft_trl.model.provenance import read_record
+from tests.helpers import REPOSITORY, toy_recipe
+from tests.test_compare import QUICK
+
+TWO_ARMS = ["direct", "rbft"]
+WATCHED = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "save_total_limit": 1}
+
+
+def make_recipe(folder: Path, card: Path, base: Path, stage: dict[str, Any], **changes: Any) -> Path:
+    """A comparison of two arms on a small data set, in one process and one epoch."""
+    settings = {name: toy_recipe(name, folder, card, base, **stage) for name in ("stage1", "stage2", "direct")}
+    settings["rationales"] = toy_recipe("rationales", folder, card, base, max_new_tokens=4, checks="none")
+    settings["eval"] = toy_recipe("eval", folder, card, base, max_new_tokens=2)
+    settings |= {"task": str(card), "output_dir": str(folder / "out"), "arms": TWO_ARMS, "seeds": 1}
+    settings |= {"arms_folder": str(REPOSITORY / "recipes/arms")} | changes
+    (folder / "compare.yaml").write_text(yaml.safe_dump(settings))
+    return folder / "compare.yaml"
+
+
+def test_shots_in_two_parts_with_trials_and_another_card(
+    toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "elsewhere.yaml"
+    other.write_text(toy_set[0].read_text())
+    trials = {"learning_rate": [1e-4, 5e-3]}
+    more = {"seeds": 2, "shots": [1, 2], "trials": trials, "elsewhere": [str(other)]}
+    recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK | WATCHED, **more)
+    for part in ("1/2", "2/2"):
+        done = compare.main([str(recipe), "--part", part])
+        assert [len(rung["arms"]["rbft"]["draws"]) for rung in done["rungs"]] == [1, 1]
+        assert not (tmp_path / "out/comparison.json").exists()
+    monkeypatch.setattr(sft, "load_base", None)  # the parts are gathered, nothing is trained again
+    comparison = compare.main([str(recipe)])
+    assert comparison["shots"] == [1, 2] and comparison["sentence"] == comparison["rungs"][-1]["sentence"]
+    for rung in comparison["rungs"]:
+        for arm in TWO_ARMS:
+            assert [cell["draw"] for cell in rung["arms"][arm]["draws"]] == [0, 1]
+            for cell in rung["arms"][arm]["draws"]:
+                record = read_record(cell["checkpoint"])
+                assert record["shots"] == rung["shots"] and record["draw"] == record["recipe"]["seed"] == cell["draw"]
+                assert set(cell["trials"]) == {"0.0001", "0.005"}
+                best = max(cell["trials"], key=cell["trials"].get)
+                assert str(record["recipe"]["learning_rate"]) == best
+                assert cell["validation_accuracy"] == cell["trials"][best]
+                (there,) = cell["elsewhere"].values()  # the same clips under another name
+                assert there["metrics"]["accuracy"] == cell["metrics"]["accuracy"]
+                assert there["predictions"] != cell["predictions"]
+                for key in ("steps", "presentations", "tokens", "flops", "seconds"):
+                    assert cell[key] > 0
+    one, two = (rung["arms"]["rbft"]["draws"][0] for rung in comparison["rungs"])
+    assert two["presentations"] > one["presentations"]
+
+
+def test_shuffled_frames_are_a_diagnostic(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, shuffled_frames=True)
+    cell = compare.main([str(recipe)])["arms"]["rbft"]["draws"][0]
+    shuffled = read_jsonl(tmp_path / "out/draw0/rbft/eval_shuffled/predictions.jsonl")
+    straight = read_jsonl(cell["predictions"])
+    assert cell["shuffled_accuracy"] == sum(p["prediction"] == p["label"] for p in shuffled) / len(shuffled)
+    assert [p["logprobs"] for p in shuffled] != [p["logprobs"] for p in straight]
+
+
+def test_novel_classes(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path) -> None:
+    """The same clips under names of which the checkpoint has seen none, as another card's classes are."""
+    raw = yaml.safe_load(toy_set[0].read_text())
+    names = {name: f"{name}x" for name in raw["labels"]}
+    table = toy_set[1] / "clips.csv"
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    kept = [lines[0]] + [[a, b, names[c], d, e] for a, b, c, d, e in lines[1:] if c and d == "test"]
+    novel_table = toy_set[1] / "novel.csv"
+    novel_table.write_text("\n".join(map(",".join, kept)) + "\n")
+    raw["labels"] = {names[name]: meaning for name, meaning in raw["labels"].items()}
+    raw["data"]["annotations"] = "novel.csv"
+    novel = tmp_path / "novel.yaml"
+    novel.write_text(yaml.safe_dump(raw, sort_keys=False))
+    recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, novel=str(novel))
+    comparison = compare.main([str(recipe)])
+    for arm in TWO_ARMS:
+        (found,) = comparison["arms"][arm]["draws"][0]["elsewhere"].values()
+        assert found["metrics"]["confusion"]["labels"] == list(names.values()) and found["metrics"]["n"] == 24
+
+
+def test_each_stage_is_one_launch(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path) -> None:
+    launch = REPOSITORY / "accelerate_configs/cpu_2_processes.yaml"
+    recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK | {"max_steps": 2}, launch=str(launch))
+    comparison = compare.main([str(recipe)])
+    direct, rbft = (comparison["arms"][arm]["draws"][0] for arm in TWO_ARMS)
+    assert direct["steps"] == rbft["steps"] == 4
+    assert direct["presentations"] == rbft["presentations"] == 4 * 8 * 2  # steps x batch x processes
+    assert len(read_jsonl(rbft["predictions"])) == 24
+
+
+def test_a_launch_that_fails_says_where(
+    toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = tmp_path / "none.yaml"
+    launch.write_text("num_processes: 1\nnot_a_key: 3\n")
+    recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, launch=str(launch))
+    with pytest.raises(UserError, match=r"arm 'direct', draw 0: rationales.py ended with exit code .* its files lie"):
+        compare.main([str(recipe)])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shots": [2, 1]}, "'shots' is .* rising order"),
+        ({"trials": {"learning_rate": 1e-3}}, "'trials' is .* one key with its values"),
+        ({"part": "3/2"}, "'part' is '3/2'"),
+        ({"arms_folder": "nowhere"}, "arms_folder 'nowhere' holds no arm"),
+    ],
+)
+def test_mistakes(
+    toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, **change)
+    with pytest.raises(UserError, match=message):
+        compare.main([str(recipe)])
