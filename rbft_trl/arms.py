@@ -93,12 +93,24 @@ def read_arms(names: list[str], folder: str) -> dict[str, Arm]:
         seen: list[str] = []
         for step in arm.steps:
             for other, target in _references_of(step, arm.name):
+                if target is None and other == arm.name:
+                    raise UserError(
+                        f"arm '{arm.name}': step '{step.name}' takes its steps from its own arm; name another"
+                    )
                 if target is not None:
                     arms[other].step(target)
                 if other == arm.name and target not in seen:
                     raise UserError(f"arm '{arm.name}': step '{step.name}' refers to '{target}', which comes later")
             seen.append(step.name)
+        _refuse_circle(arm.name, arms, ())
     return arms
+
+
+def _refuse_circle(name: str, arms: dict[str, Arm], path: tuple[str, ...]) -> None:
+    if name in path:
+        raise UserError(f"arms refer to each other in a circle: {' -> '.join([*path, name])}; break it")
+    for other in {other for other, _ in _references(arms[name]) if other != name}:
+        _refuse_circle(other, arms, (*path, name))
 
 
 def read_arm(name: str, folder: Path) -> Arm:

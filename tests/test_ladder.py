@@ -1,0 +1,30 @@
+"""The ladder of the toy domain: its arms pass the comparison's own checks, and its table says what was measured."""
+
+from pathlib import Path
+
+import pytest
+
+from rbft_trl import compare
+from rbft_trl.compare_config import CompareArguments
+from rbft_trl.recipe import parse_recipe
+from tests.helpers import REPOSITORY
+from toy import ladder
+
+
+def test_every_cell_is_an_arm_that_the_comparison_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    names = ladder.write_arms(tmp_path)
+    assert len(names) == len(set(names)) == 1 + 2 + 5 * 3 * 2
+    words = ["--arms", f"[{', '.join(names)}]", "--arms_folder", str(tmp_path)]
+    (args,) = parse_recipe(["recipes/toy/compare.yaml", *words], CompareArguments)
+    arms = compare.check(args)
+    assert arms["hinted_4x_lm"].step("stage1").settings["train_parts"] == ["llm"]
+    assert arms["shuffled_16x_tower"].step("texts").settings == {"source": "<oracle_all/texts>", "times_labels": 16}
+
+
+def test_the_table_tells_each_cell_with_its_interval() -> None:
+    entry = {"summary": {"accuracy": {"mean": 0.5, "sd": 0.02}}}
+    pair = {"arm": "true_16x_tower", "baseline": "direct", "difference": 4.2, "interval": [1.0, 7.4]}
+    text = ladder.table({"arms": {"direct": entry, "true_16x_tower": entry}, "pairs": [pair]})
+    assert "| none | 0 | lm | 50.0 ± 2.0 |  |" in text
+    assert "| true | 16x | tower | 50.0 ± 2.0 | +4.2 (1.0 to 7.4) |" in text

@@ -1,0 +1,109 @@
+"""Where rationales pay: text of stage 1 x clips in stage 1 x parts that LoRA trains, each cell against direct SFT.
+
+Input: a toy domain. Output: arms and a comparison recipe below OUT, what rbft_trl/compare.py writes, and ladder.md.
+Command: python toy/ladder.py --domain far --seeds 10
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rbft_trl import compare
+from rbft_trl.data.jsonl import make_folder, write_text
+from rbft_trl.errors import run_entry
+from toy.domains import DOMAINS
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TEXTS = {
+    "true": {"texts": "oracle"},
+    "guideline": {"texts": "oracle", "column": "guideline"},
+    "blind": {"texts": "own", "source": "<rbft_blind/rationales>"},
+    "hinted": {"texts": "own", "source": "<rbft_hint/rationales>"},
+    "shuffled": {"texts": "shuffled", "source": "<oracle_all/texts>"},
+}
+TIMES = (1, 4, 16)
+PARTS = {"lm": ["llm"], "tower": ["llm", "merger", "vision"]}
+OTHERS = ("rbft", "rbft_blind", "rbft_hint")
+
+
+def write_arms(folder: Path) -> list[str]:
+    """One file per cell of the ladder, and those that they refer to; returns the arms of the table."""
+    make_folder(folder)
+    for name in OTHERS:
+        text = (REPOSITORY / f"recipes/arms/{name}.yaml").read_text(encoding="utf-8")
+        write_text(folder / f"{name}.yaml", text)
+    _write(folder, "oracle_all", "true texts of every clip, to be shuffled", {"texts": {"texts": "oracle"}})
+    names = ["rbft"]
+    for parts, trained in PARTS.items():
+        steps: dict[str, Any] = {"direct": {"recipe": "direct", "steps_of": "rbft", "train_parts": trained}}
+        names.append("direct" if parts == "lm" else "direct_tower")
+        _write(folder, names[-1], f"no text; labels alone, LoRA on {parts}", steps)
+    for text, made in TEXTS.items():
+        for times in TIMES:
+            for parts, trained in PARTS.items():
+                stage1 = {"recipe": "stage1", "rationales": "<texts>", "train_parts": trained}
+                steps = {"texts": made | {"times_labels": times}, "stage1": stage1 | {"steps_of": "rbft/stage1"}}
+                steps["stage2"] = {"recipe": "stage2", "init": "<stage1>"}
+                names.append(f"{text}_{times}x_{parts}")
+                _write(folder, names[-1], f"{text} texts, {times} x the labels, LoRA on {parts}", steps)
+    return names
+
+
+def _write(folder: Path, name: str, about: str, steps: dict[str, Any]) -> None:
+    text = yaml.safe_dump({"about": about, "steps": steps}, sort_keys=False)
+    write_text(folder / f"{name}.yaml", text)
+
+
+def table(comparison: dict[str, Any]) -> str:
+    """The ladder as Markdown: accuracy, and the difference to direct SFT of the same parts with its interval."""
+    arms = comparison["arms"]
+    pairs = {pair["arm"]: pair for pair in comparison["pairs"] if pair["baseline"] == "direct"}
+    lines = [
+        "| text of stage 1 | clips in stage 1 | LoRA on | accuracy % | against direct, points |",
+        "|---" * 5 + "|",
+    ]
+    for name, entry in arms.items():
+        text, times, parts = _told(name)
+        mean = entry["summary"]["accuracy"]
+        said = f"{100 * mean['mean']:.1f}" + ("" if mean["sd"] is None else f" ± {100 * mean['sd']:.1f}")
+        pair = pairs.get(name)
+        low, high = pair["interval"] if pair else (0, 0)
+        gain = f"{pair['difference']:+.1f} ({low:.1f} to {high:.1f})" if pair else ""
+        lines.append(f"| {text} | {times} | {parts} | {said} | {gain} |")
+    return "\n".join(lines) + "\n"
+
+
+def _told(name: str) -> tuple[str, str, str]:
+    """Text, clips and parts of a cell by its name."""
+    if name.startswith("direct"):
+        return "none", "0", "tower" if name == "direct_tower" else "lm"
+    if name == "rbft":
+        return "blind, then hinted", "all", "tower"
+    text, times, parts = name.split("_")
+    return text, times, parts
+
+
+def main(argv: list[str]) -> None:
+    """Writes the arms, runs what is not finished, and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--domain", choices=sorted(DOMAINS), default="far")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--part", help="1/2: only every second draw, beside a process that runs 2/2")
+    parser.add_argument("--recipe", type=Path, default=REPOSITORY / "recipes/toy/compare.yaml")
+    args = parser.parse_args(argv)
+    domain, out = DOMAINS[args.domain], REPOSITORY / f"outputs/toy/ladder_{args.domain}"
+    names = write_arms(out / "arms")
+    words = ["--arms", yaml.safe_dump(names, default_flow_style=True, width=10_000).strip()]
+    words += ["--arms_folder", str(out / "arms"), "--output_dir", str(out), "--seeds", str(args.seeds)]
+    words += ["--task", str(REPOSITORY / "recipes/tasks" / domain.card)]
+    words += ["--oracle_texts", str(REPOSITORY / "outputs/toy" / domain.folder / "attributes.jsonl")]
+    comparison = compare.main([str(args.recipe), *words, *(["--part", args.part] if args.part else [])])
+    if not args.part:
+        write_text(out / "ladder.md", table(comparison))
+        print((out / "ladder.md").read_text())
+
+
+if __name__ == "__main__":
+    run_entry(main)
