@@ -109,7 +109,7 @@ def check(args: CompareArguments) -> dict[str, Arm]:
     _needs(args.eval, "method", evaluated[2].method, "score")
     _needs(args.eval, "split", evaluated[2].split, "test")
     for arm in arms.values():
-        how = _read(args, args.eval, "eval", arm.evaluate, checkpoint="somewhere" if arm.trained else None)[2]
+        how = _read(args, args.eval, "eval", arm.evaluate, checkpoint="somewhere" if arm.trained else "null")[2]
         _needs(f"the evaluation of arm '{arm.name}'", "frame_order", how.frame_order, "original")  # a diagnostic
         for step in arm.steps:
             check_step(args, arm, step, evaluated)
