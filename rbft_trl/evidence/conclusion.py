@@ -1,95 +1,123 @@
-"""Words for the figures of a comparison: the table of arms as text, and one sentence that the figures support.
+"""One sentence that the figures of a comparison support; docs/statistics.md says when each part of it is said.
 
-Input: `pairs` and `summary` of rbft_trl.evidence.stats. Output: text.
+Input: `pairs` of rbft_trl.evidence.stats. Output: a verdict, and text.
 """
 
 from typing import Any
 
+from rbft_trl.evidence.table import p_value, signed_points
+
 Pair = dict[str, Any]
-FEWEST_GROUPS = 10  # a bootstrap over fewer sources of clips is far too sure of itself
+FEWEST_GROUPS = 10  # fewer sources of clips say too little of others: nothing is claimed
+FEWEST_DRAWS = 5  # with fewer, intervals of 95 % held the truth in 92 % or more only (docs/statistics.md)
 MIN_ORACLE_GAIN = 3.0  # points; below, no filter of rationales could win more than noise
+ALPHA = 0.05
 BOTH, CLIPS_ONLY = "clips and draws", "clips only"
+SEES, CANNOT, UNSURE, ABSENT = "sees", "cannot help", "unsure", "absent"
+TITLES = {"rbft": "RB-FT"}
 
 
-def text_table(arms: dict[str, dict[str, Any]]) -> str:
-    """One line per arm: accuracy and macro-F1 in % (mean ± sd over draws), interval, and what the training cost."""
-    header = ["arm", "accuracy %", "95 % interval", "macro-F1 %", "steps", "clips shown", "training s"]
-    lines = [header]
-    for arm, entry in arms.items():
-        summary, draws = entry["summary"], entry["draws"]
-        low, high = (f"{100 * value:.1f}" for value in summary["accuracy_interval"])
-        effort = [draw_mean(draws, key) for key in ("steps", "presentations", "seconds")]
-        figures = [percent(summary["accuracy"]), f"{low}-{high}", percent(summary["macro_f1"])]
-        lines.append([arm, *figures, *effort])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
-    ]
-    first = next(iter(arms.values()))["draws"]
-    metrics, draws = first[0]["metrics"], f"{len(first)} draw" + ("s" if len(first) > 1 else "")
-    levels = f"chance {100 * metrics['chance']:.1f} %, majority class {100 * metrics['majority']:.1f} %"
-    return "\n".join([*table, f"{metrics['n']:,} test clips, {draws}; {levels}"])
-
-
-def percent(figure: dict[str, Any]) -> str:
-    """`mean ± sd` of a share, in percent; the mean alone with one draw."""
-    sd = "" if figure["sd"] is None else f" ± {100 * figure['sd']:.1f}"
-    return f"{100 * figure['mean']:.1f}{sd}"
-
-
-def draw_mean(draws: list[dict[str, Any]], key: str) -> str:
-    """Mean of a cost over the draws, or a dash if the arm was not trained."""
-    values = [draw[key] for draw in draws if draw.get(key)]
-    return f"{sum(values) / len(values):,.0f}" if values else "-"
-
-
-def conclude(pairs: list[Pair], *, note: str = "", treatment: str = "rbft", control: str = "direct") -> str:
-    """One sentence that the figures support whichever way they fall, then the caller's `note`.
-
-    It tells the treatment's difference to step-matched direct SFT, whether this comparison could see a gain at all
-    (`oracle` against `control`), and whether what a rationale says of its clip matters (`treatment` against
-    `shuffled`). An arm that was not run is named as missing.
+def verdict(pairs: list[Pair]) -> dict[str, Any]:
+    """What the figures allow to be claimed, before it is put into words.
 
     Args:
-        pairs (`list[dict]`): From [`compare_arms`]; more pairs than these may be there.
+        pairs (`list[dict]`): From [`compare_all`].
+
+    Returns:
+        `dict`: `better` and `worse` (treatments whose difference to direct SFT is sure after correction, the largest
+        difference first); `oracle`: "sees" (true rationales surely gain, 3 points or more), "cannot help" (a gain of 3
+        points is ruled out for every oracle arm), "unsure" or "absent"; `content`: 1, 0 or -1, whether RB-FT surely
+        differs from shuffled rationales, None without that arm.
+    """
+    treatments = sorted(_of(pairs, "treatments"), key=lambda pair: -pair["difference"])
+    oracles = [pair for pair in _of(pairs, "controls") if pair["arm"].startswith("oracle")]
+    content = next(iter(_of(pairs, "content")), None)
+    return {
+        "better": [pair["arm"] for pair in treatments if _side(pair) > 0],
+        "worse": [pair["arm"] for pair in reversed(treatments) if _side(pair) < 0],
+        "oracle": _oracle(oracles),
+        "content": None if content is None else _side(content),
+    }
+
+
+def conclude(pairs: list[Pair], *, note: str = "") -> str:
+    """One sentence that the figures support whichever way they fall, then the caller's `note`.
+
+    It tells the best treatment's difference to step-matched direct SFT, RB-FT's own if that is another arm, whether
+    this comparison could see a gain at all (oracle against direct), and whether what a rationale says of its clip
+    matters (RB-FT against shuffled). An arm that was not run is named as missing.
+
+    Args:
+        pairs (`list[dict]`): From [`compare_all`].
         note (`str`, *optional*): What holds whatever the figures say, e.g. that the clips are synthetic.
     """
-    found = {(pair["arm"], pair["baseline"]): pair for pair in pairs}
-    main = found.get((treatment, control))
-    if main is None:
-        sentence = f"Nothing is compared: the arms {treatment} and {control} are not both there."
+    treatments = sorted(_of(pairs, "treatments"), key=lambda pair: -pair["difference"])
+    if not treatments:
+        sentence = "Nothing is compared: no arm with a stage of its own stands beside step-matched direct SFT."
     else:
-        parts = [_main_part(main), _oracle_part(found.get(("oracle", control)), shown=_side(main) != 0)]
-        sentence = "; ".join([*parts, _shuffled_part(found.get((treatment, "shuffled")))]) + "."
+        found = verdict(pairs)
+        parts = [_main_part(treatments, found), *_own_part(treatments, found), _oracle_part(pairs, found)]
+        content = next(iter(_of(pairs, "content")), None)
+        if content or any(pair["arm"] == "rbft" for pair in treatments):
+            parts.append(_content_part(content))
+        sentence = "; ".join(parts) + "."
     return f"{sentence} {note}".strip()
 
 
-def _main_part(pair: Pair) -> str:
-    side, seen = _side(pair), _figures(pair)
-    if side:
-        word = "better" if side > 0 else "worse"
-        size = signed_points(abs(pair["difference"]), sign=False)
-        return f"RB-FT is {word} than step-matched direct SFT by {size} points ({seen})"
-    limit = signed_points(pair["smallest_detectable"]["points"], sign=False)
+def _main_part(treatments: list[Pair], found: dict[str, Any]) -> str:
+    """The best treatment, or the one that did least badly."""
+    many = len(treatments) > 1
+    if found["better"]:
+        best, *others = (pair for pair in treatments if pair["arm"] in found["better"])
+        subject = f"The best of {len(treatments)} arms, {title(best)}," if many else title(best)
+        others = [title(pair) for pair in others if pair["arm"] != "rbft"]  # which has a part of its own
+        also = f"; also better after correction: {', '.join(others)}" if others else ""
+        size = f"{_size(best)} points ({_figures(best)}){_share(best)}"
+        return f"{subject} is better than step-matched direct SFT by {size}{also}"
+    best = treatments[0]
+    if not many and found["worse"]:
+        return f"{title(best)} is worse than step-matched direct SFT by {_size(best)} points ({_figures(best)})"
+    limit = signed_points(best["smallest_detectable"]["points"], sign=False)
+    gain = f"{signed_points(best['difference'])} points, {_figures(best)}"
+    invisible = f"differences under {limit} points were invisible here (80 % power)"
+    if not many:
+        return f"No difference between {title(best)} and step-matched direct SFT can be shown ({gain}); {invisible}"
+    told = {"rbft"} - {best["arm"]}  # in a part of its own
+    worse = [title(pair) for pair in reversed(treatments) if pair["arm"] in set(found["worse"]) - told]
+    less = f"; worse after correction: {', '.join(worse)}" if worse else ""
     return (
-        "No difference between RB-FT and step-matched direct SFT can be shown "
-        f"({signed_points(pair['difference'])} points, {seen}), "
-        f"and a difference under {limit} points could have been missed here (80 % power)"
+        f"None of {len(treatments)} arms can be shown to be better than step-matched direct SFT (the best is "
+        f"{title(best)}: {gain}); {invisible}{less}"
     )
 
 
-def _oracle_part(pair: Pair | None, *, shown: bool) -> str:
-    if pair is None:
+def _own_part(treatments: list[Pair], found: dict[str, Any]) -> list[str]:
+    """RB-FT, where another arm is the one that is told of."""
+    told = found["better"][0] if found["better"] else treatments[0]["arm"]
+    own = next((pair for pair in treatments if pair["arm"] == "rbft"), None)
+    if own is None or told == "rbft":
+        return []
+    words = {1: "is better too", 0: "cannot be told from it", -1: "is worse"}[_side(own)]
+    return [f"RB-FT itself {words} ({signed_points(own['difference'])} points, {_figures(own, counts=False)})"]
+
+
+def _oracle_part(pairs: list[Pair], found: dict[str, Any]) -> str:
+    oracles = [pair for pair in _of(pairs, "controls") if pair["arm"].startswith("oracle")]
+    if found["oracle"] == ABSENT:
         return "no oracle arm was run, so it is not known whether this comparison can see a gain from rationales"
-    gain = f"{signed_points(pair['difference'])} points, {_figures(pair, counts=False)}"
-    if _side(pair) > 0 and pair["difference"] >= MIN_ORACLE_GAIN:
-        return f"the comparison can see: oracle rationales gain {gain.removeprefix('+')}"
-    cannot = "whether rationales are the cause" if shown else "whether rationales can help"
+    widest = max(oracles, key=lambda pair: pair["interval"][1])
+    shown = next((pair for pair in oracles if _sees(pair)), widest)
+    gain = f"{signed_points(shown['difference'])} points, {_figures(shown, counts=False, family=False)}"
+    if found["oracle"] == SEES:
+        return f"the comparison can see: {_true(shown)} gain {gain.removeprefix('+')}"
+    if found["oracle"] == CANNOT:
+        start = "what rationales say is not the cause" if found["better"] else "rationales cannot help here"
+        return f"{start}: even the true ones do not gain {MIN_ORACLE_GAIN:g} points ({gain})"
+    cannot = "whether rationales are the cause" if found["better"] or found["worse"] else "whether rationales can help"
     return f"even true rationales do not clearly help here ({gain}), so this comparison cannot tell {cannot}"
 
 
-def _shuffled_part(pair: Pair | None) -> str:
+def _content_part(pair: Pair | None) -> str:
     if pair is None:
         return "no shuffled arm was run, so it is not known whether what a rationale says of its clip matters"
     gain = f"{signed_points(pair['difference'])} points, {_figures(pair, counts=False)}"
@@ -100,27 +128,72 @@ def _shuffled_part(pair: Pair | None) -> str:
     return f"that what a rationale says of its own clip matters cannot be shown (RB-FT against shuffled {gain})"
 
 
+def _oracle(oracles: list[Pair]) -> str:
+    if not oracles:
+        return ABSENT
+    if any(map(_sees, oracles)):
+        return SEES
+    ruled_out = all(pair["interval"][1] < MIN_ORACLE_GAIN and _enough(pair) for pair in oracles)
+    return CANNOT if ruled_out and all(pair["num_draws"] > 1 for pair in oracles) else UNSURE
+
+
+def _sees(pair: Pair) -> bool:
+    return _side(pair) > 0 and pair["difference"] >= MIN_ORACLE_GAIN
+
+
 def _side(pair: Pair) -> int:
-    """1 if the whole interval is above 0, -1 if it is below, 0 if it touches 0 or rests on too few sources."""
-    low, high = pair["interval"]
-    if pair.get("num_groups", FEWEST_GROUPS) < FEWEST_GROUPS:
+    """1 if the difference is surely above 0 after correction, -1 if below, 0 if neither or with too few sources."""
+    if not _enough(pair) or pair["p_corrected"] >= ALPHA:
         return 0
-    return 1 if low > 0 else -1 if high < 0 else 0
+    return 1 if pair["difference"] > 0 else -1
 
 
-def _figures(pair: Pair, *, counts: bool = True) -> str:
-    low, high = (signed_points(value, sign=False) for value in pair["interval"])
+def _enough(pair: Pair) -> bool:
+    return pair["num_groups"] >= FEWEST_GROUPS
+
+
+def _size(pair: Pair) -> str:
+    return signed_points(abs(pair["difference"]), sign=False)
+
+
+def _share(pair: Pair) -> str:
+    """The gain as a share of what true rationales gain."""
+    if not pair.get("share"):
+        return ""
+    low, high = (f"{100 * bound:.0f}" for bound in pair["share"]["interval"])
+    return f", {100 * pair['share']['share']:.0f} % of the oracle gap (95 % interval {low} to {high} %)"
+
+
+def _figures(pair: Pair, *, counts: bool = True, family: bool = True) -> str:
+    """The interval, for all arms of the family at once where it has several, and what it rests on."""
+    many = family and pair["family_size"] > 1
+    low, high = (signed_points(value, sign=False) for value in pair["simultaneous" if many else "interval"])
     text = f"95 % interval {low} to {high}"
-    if pair.get("num_groups", FEWEST_GROUPS) < FEWEST_GROUPS:
+    if many:
+        text += f" for all {pair['family_size']} at once, corrected p {_equals(pair['p_corrected'])}"
+    if not _enough(pair):
         text += f", which {pair['num_groups']} sources of test clips are too few to trust"
     if not counts:
         return text
     draws = f"{pair['num_draws']} draws" if pair["num_draws"] > 1 else "1 draw"
+    if 1 < pair["num_draws"] < FEWEST_DRAWS:
+        draws += ", which are few: the interval may be too narrow"
     only = "" if pair["covers"] == BOTH else ", so the interval covers the clips only and not the luck of the draw"
     return f"{text}, {pair['n']:,} clips, {draws}{only}"
 
 
-def signed_points(value: float, *, sign: bool = True) -> str:
-    """One decimal, two where one would round to 0; never "-0.0"."""
-    digits = 1 if abs(value) >= 0.05 or value == 0 else 2
-    return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}"
+def title(pair: Pair) -> str:
+    """What an arm is called in a sentence."""
+    return TITLES.get(pair["arm"], pair["arm"])
+
+
+def _true(pair: Pair) -> str:
+    return "oracle rationales" if pair["arm"] == "oracle" else f"the true rationales of {pair['arm']}"
+
+
+def _equals(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p_value(p)}"
+
+
+def _of(pairs: list[Pair], family: str) -> list[Pair]:
+    return [pair for pair in pairs if pair["family"] == family]

@@ -17,7 +17,7 @@ from rbft_trl.data.task import TaskCard, normalise
 from rbft_trl.data.video import TEMPORAL_PATCH
 from rbft_trl.errors import quoted
 from rbft_trl.evidence.answers import grouped
-from rbft_trl.evidence.stats import detectable_from_clips
+from rbft_trl.evidence.power import detectable_from_clips
 
 Row = dict[str, Any]
 QUANTILES = [0, 0.25, 0.5, 0.75, 1]

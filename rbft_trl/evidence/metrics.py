@@ -39,9 +39,29 @@ def compute_metrics(
     gold = np.array([names.index(p["label"]) for p in predictions])
     said = np.array([_index(p["prediction"], names) for p in predictions])
     logprobs = np.array([_logprobs(p, names) for p in predictions])
+    coverage, risk, aurc = risk_coverage(np.where(said < len(names), logprobs.max(1), -np.inf), gold == said)
+    return {
+        **index_metrics(gold, said, names),
+        **_generated(predictions, names),
+        "brier": brier(logprobs, gold),
+        "nll": float(-logprobs[np.arange(len(gold)), gold].mean()),
+        "risk_coverage": [list(pair) for pair in zip(coverage, risk, strict=True)],
+        "aurc": aurc,
+        "top_k": {str(k): top_k(logprobs, gold, said, k) for k in (2, 3)},
+        "seconds_per_clip": float(np.median([p["seconds"] for p in predictions])),
+    }
+
+
+def index_metrics(gold: np.ndarray, said: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """The part of metrics.json that needs no scores.
+
+    Args:
+        gold (`np.ndarray` int64 `[N]`): Class indices.
+        said (`np.ndarray` int64 `[N]`): Predicted class indices; `len(names)` where there is no valid prediction.
+        names (`list[str]`): Every class.
+    """
     matrix = confusion_matrix(gold, said, labels=range(len(names) + 1))[:-1]
     right, total = int((gold == said).sum()), len(gold)
-    coverage, risk, aurc = risk_coverage(np.where(said < len(names), logprobs.max(1), -np.inf), gold == said)
     return {
         "n": total,
         "accuracy": right / total,
@@ -49,15 +69,8 @@ def compute_metrics(
         **per_class(gold, said, names),
         "confusion": {"labels": list(names), "matrix": matrix.tolist()},
         "invalid_rate": float((said == len(names)).mean()),
-        **_generated(predictions, names),
-        "brier": brier(logprobs, gold),
-        "nll": float(-logprobs[np.arange(total), gold].mean()),
-        "risk_coverage": [list(pair) for pair in zip(coverage, risk, strict=True)],
-        "aurc": aurc,
-        "top_k": {str(k): top_k(logprobs, gold, said, k) for k in (2, 3)},
         "chance": 1 / len(names),
         "majority": max(Counter(gold.tolist()).values()) / total,
-        "seconds_per_clip": float(np.median([p["seconds"] for p in predictions])),
     }
 
 

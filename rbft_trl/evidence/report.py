@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from rbft_trl.evidence.conclusion import draw_mean, percent, signed_points
 from rbft_trl.evidence.metrics import INVALID
 from rbft_trl.evidence.page import encode_strip, write_page
+from rbft_trl.evidence.table import cost, percent, signed_points
 
 MATRIX_UP_TO = 30  # classes; larger matrices are told as their most frequent confusions
 LEFT, RIGHT, TOP, BOTTOM = 36, 314, 6, 126  # the drawing area of a chart in report.html
@@ -97,7 +97,7 @@ def arm_view(name: str, entry: dict[str, Any]) -> dict[str, Any]:
         "low": _number(low),
         "high": _number(high),
         "width": _number(high - low),
-        **{key: draw_mean(draws, key) for key in ("steps", "presentations", "seconds")},
+        **{key: cost(summary["costs"], key) for key in ("steps", "presentations", "seconds")},
         "columns": [*labels, INVALID],
         "matrix": shaded(labels, matrix) if small else [],
         "confused": [] if small else most_confused(labels, matrix),

@@ -1,212 +1,227 @@
-"""Statistics of a comparison: mean and sd over draws, paired bootstrap over draws and source groups, McNemar, power.
+"""Statistics of a comparison: every arm against step-matched direct SFT, corrected for their number; what arms cost.
 
-Input: prediction rows per draw, aligned. Output: `pairs` and `summary` of comparison.json, with table and sentence.
+Input: the cells of comparison.json. Output: its `summary`, `pairs`, `elsewhere`, `table` and `sentence`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import binomtest, nct, norm, t
 
-from rbft_trl.data.jsonl import read_jsonl
-from rbft_trl.evidence.conclusion import BOTH, CLIPS_ONLY, conclude, text_table
-from rbft_trl.evidence.metrics import compute_metrics, harmonic_mean
+from rbft_trl.evidence.conclusion import BOTH, CLIPS_ONLY, conclude, verdict
+from rbft_trl.evidence.intervals import Estimate, estimate, holm, mcnemar, percentiles, share_of_gap
+from rbft_trl.evidence.metrics import harmonic_mean
+from rbft_trl.evidence.outcomes import Outcomes, Prediction, from_predictions, read_outcomes
+from rbft_trl.evidence.power import POINTS, detectable, detectable_from_clips, detectable_from_draws
+from rbft_trl.evidence.table import text_table
 
-Prediction = dict[str, Any]
 Pair = dict[str, Any]
-REPLICATES = 4000
-POINTS = 100  # accuracies are shares; differences are told in percentage points
+COSTS = ("steps", "presentations", "tokens", "flops", "seconds")
+TREATMENTS, REFERENCES, CONTROLS, CONTENT = "treatments", "references", "controls", "content"
+BASELINE = "direct"
 
 
-def summarise(comparison: dict[str, Any], *, names: list[str]) -> dict[str, Any]:
-    """What compare.py adds to comparison.json once all cells are there.
+def summarise(comparison: dict[str, Any], *, names: Sequence[str]) -> dict[str, Any]:
+    """What compare.py adds to a rung of comparison.json once all cells are there.
 
     Args:
-        comparison (`dict`): With `arms`: name → `draws`, each naming its predictions.jsonl, and `note`.
-        names (`list[str]`): Every class of the card; the metrics are computed from the files.
+        comparison (`dict`): With `arms`: name → `draws` (cells), `control` (bool, *optional*) and more; `note`; and
+            `clips`, where the cells hold class indices instead of files (rbft_trl/evidence/results.py).
+        names (`list[str]`): Every class of the card.
 
     Returns:
         `dict`: `arms` with a `summary` each, `pairs` (every arm against `direct`, and `rbft` against `shuffled`),
-        `table` (text) and `sentence`.
+        `verdict`, `table` (text), `sentence` and, where cells were evaluated on other cards, `elsewhere`.
     """
-    arms, rows = {}, {}
-    for arm, entry in comparison["arms"].items():
-        rows[arm] = [sorted(read_jsonl(draw["predictions"]), key=lambda p: p["id"]) for draw in entry["draws"]]
-        metrics = [compute_metrics(draw, names) for draw in rows[arm]]
-        arms[arm] = entry | {"summary": summarise_arm(rows[arm], metrics)}
-    wanted = [(arm, "direct") for arm in arms if arm != "direct"] + [("rbft", "shuffled")]
-    pairs = [compare_arms(rows[a], rows[b], arm=a, baseline=b) for a, b in wanted if {a, b} <= set(rows)]
-    sentence = conclude(pairs, note=comparison.get("note", ""))
-    return {"arms": arms, "pairs": pairs, "table": text_table(arms), "sentence": sentence}
+    entries = comparison["arms"]
+    seen = {a: read_outcomes(entry["draws"], names, clips=comparison.get("clips")) for a, entry in entries.items()}
+    arms = {arm: entry | {"summary": summarise_arm(seen[arm], entry["draws"])} for arm, entry in entries.items()}
+    pairs = compare_all(seen, {arm: family(arm, entry) for arm, entry in entries.items()})
+    elsewhere = other_cards(entries, seen, names)
+    made = {"arms": arms, "pairs": pairs, "verdict": verdict(pairs), "table": text_table(arms, pairs)}
+    made |= {"sentence": conclude(pairs, note=comparison.get("note", ""))}
+    return made | ({"elsewhere": elsewhere} if elsewhere else {})
 
 
-def mean_sd(values: list[float]) -> dict[str, Any]:
-    """Mean and sample standard deviation (n - 1); the sd of one value is None, not 0."""
-    assert values, "no values"
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "sd": sd, "count": len(values)}
+def family(arm: str, entry: dict[str, Any]) -> str:
+    """The arms that an arm is corrected together with: what a user could take as an answer (treatments), what helps
+    to read that answer (controls), and what trains on no rationale or not at all (references)."""
+    if entry.get("control") or arm.startswith(("oracle", "shuffled", "permuted")):
+        return CONTROLS
+    trained = any(draw.get("steps") for draw in entry["draws"])
+    return TREATMENTS if trained and not arm.startswith(BASELINE) else REFERENCES
 
 
-def summarise_arm(draws: list[list[Prediction]], metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """The row of an arm in the table: `accuracy` and `macro_f1` as mean ± sd over draws, and `accuracy_interval`, a
-    95 % bootstrap interval of the mean accuracy (shares); `covers` says what it covers."""
-    right, groups = _right(draws)
-    low, high = np.clip(np.percentile(bootstrap(right.astype(float), groups), [2.5, 97.5]), 0, 1)
-    figures = {key: mean_sd([m[key] for m in metrics]) for key in ("accuracy", "macro_f1")}
-    return figures | {"accuracy_interval": [float(low), float(high)], "covers": _covers(len(draws))}
+def compare_all(seen: dict[str, Outcomes], families: dict[str, str], *, resample: bool = True) -> list[Pair]:
+    """Every arm against `direct`, and `rbft` against `shuffled`; p-values are corrected within each family (Holm),
+    and a gain is told as a share of the oracle's, where that is sure to be above 0.
+
+    Args:
+        seen (`dict`): Outcomes by arm.
+        families (`dict`): Family by arm.
+        resample (`bool`, *optional*, defaults to `True`): Also give the bootstrap's intervals, which decide nothing.
+    """
+    oracle = next((arm for arm in seen if arm.startswith("oracle")), None)
+    pairs = []
+    if BASELINE in seen:
+        for name in (TREATMENTS, REFERENCES, CONTROLS):
+            arms = [arm for arm in seen if arm != BASELINE and families[arm] == name]
+            settings = {"baseline": BASELINE, "at_once": len(arms), "resample": resample}
+            found = [compare_arms(seen[arm], seen[BASELINE], arm=arm, **settings) for arm in arms]
+            pairs += [pair | {"family": name} for pair in _corrected(found)]
+        if oracle:
+            direct, groups = seen[BASELINE].right.astype(float), seen[BASELINE].groups
+            gap = seen[oracle].right - direct
+            for pair in pairs:
+                if pair["family"] == TREATMENTS:
+                    pair["share"] = share_of_gap(seen[pair["arm"]].right - direct, gap, groups)
+    if {"rbft", "shuffled"} <= set(seen):
+        content = compare_arms(seen["rbft"], seen["shuffled"], arm="rbft", baseline="shuffled", resample=resample)
+        pairs += [pair | {"family": CONTENT} for pair in _corrected([content])]
+    return pairs
 
 
 def compare_arms(
-    first: list[list[Prediction]], second: list[list[Prediction]], *, arm: str, baseline: str, seed: int = 0
+    first: Outcomes, second: Outcomes, *, arm: str, baseline: str, at_once: int = 1, resample: bool = True
 ) -> Pair:
     """Paired comparison of two arms: accuracy of `arm` minus accuracy of `baseline`, in points.
 
     Args:
-        first (`list[list[dict]]`): Predictions of `arm`, one list per draw.
-        second (`list[list[dict]]`): Predictions of `baseline`; same draws, same clips in the same order.
+        first (`Outcomes`): Of `arm`.
+        second (`Outcomes`): Of `baseline`; same draws, same clips.
         arm (`str`): Name, kept in the result.
         baseline (`str`): Name, kept in the result.
-        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
+        at_once (`int`, *optional*, defaults to 1): Size of the family, for `simultaneous` and what is detectable.
+        resample (`bool`, *optional*, defaults to `True`): Give `bootstrap_interval`; else it is None.
 
     Returns:
-        `dict`: `difference` (points), `interval` (95 %, points), `p` (two-sided, bootstrap), `n`, `num_groups`,
-        `num_draws`, `covers` ("clips and draws", or "clips only" with one draw), `per_draw` (with exact McNemar p),
-        `over_draws` (mean and sd of the difference), `discordance` and `smallest_detectable` (points, 80 % power:
-        by formula from the clips and, with a t test, from the draws; and `points`, what this interval implies, and at
-        least the clips' figure).
+        `dict`: `difference` (points), `interval` (95 %, this pair alone), `simultaneous` (95 % for the family at
+        once), `bootstrap_interval` (percentiles, beside them), `p`, `se`, `df`, `n`, `num_groups`, `num_draws`,
+        `covers` ("clips and draws", or "clips only" with one draw), `per_draw` (with exact McNemar p), `over_draws`
+        (mean and sd of the difference), `discordance` and `smallest_detectable` (points, 80 % power: by formula from
+        the clips, from the draws, and `points` from the error that was found and the size of the family).
     """
-    (right, groups), (other, other_groups) = _right(first), _right(second)
+    right, other = first.right, second.right
     assert right.shape == other.shape, f"{arm} and {baseline}: {right.shape} and {other.shape} (draws, clips)"
-    assert _keys(first[0]) == _keys(second[0]) and (groups == other_groups).all(), "the arms saw other clips"
-    gain = right.astype(float) - other
-    replicates = bootstrap(gain, groups, seed=seed) * POINTS
-    low, high = np.percentile(replicates, [2.5, 97.5])
+    assert first.keys == second.keys, f"{arm} and {baseline} saw other clips"
+    gain = (right.astype(float) - other) * POINTS
+    found = _in_points(estimate(gain / POINTS, first.groups))
     per_draw = [_one_draw(a, b) for a, b in zip(right, other, strict=True)]
     over_draws = mean_sd([draw["difference"] for draw in per_draw])
     discordance = float((right != other).mean())
-    detectable = {
-        "clips": detectable_from_clips(gain.shape[1], float(np.square(gain.mean(0)).mean())),
+    smallest = {
+        "clips": detectable_from_clips(gain.shape[1], float(np.square(gain.mean(0) / POINTS).mean())),
         "draws": detectable_from_draws(len(gain), over_draws["sd"]) if len(gain) > 1 else None,
+        "points": detectable(found.se, found.df, at_once=at_once),
     }
-    implied = float(high - low) * _power_factor() / (2 * norm.ppf(0.975))
-    detectable["points"] = max(detectable["clips"], implied)
     return {
         "arm": arm,
         "baseline": baseline,
-        "difference": over_draws["mean"],
-        "interval": [float(low), float(high)],
-        "p": two_sided_p(replicates),
+        "difference": found.mean,
+        "interval": found.interval(),
+        "simultaneous": found.interval(at_once=at_once),
+        "bootstrap_interval": percentiles(gain, first.groups) if resample else None,
+        "p": found.p,
+        "se": found.se,
+        "df": found.df,
         "n": gain.shape[1],
-        "num_groups": len(np.unique(groups)),
+        "num_groups": int(first.groups.max()) + 1,
         "num_draws": len(gain),
-        "covers": _covers(len(gain)),
+        "covers": BOTH if len(gain) > 1 else CLIPS_ONLY,
         "per_draw": per_draw,
         "over_draws": over_draws,
         "discordance": discordance,
-        "smallest_detectable": detectable,
+        "smallest_detectable": smallest,
     }
 
 
-def bootstrap(values: np.ndarray, groups: np.ndarray, *, replicates: int = REPLICATES, seed: int = 0) -> np.ndarray:
-    """Crossed bootstrap of a mean: every replicate draws the draws anew and the groups of test clips anew, because
-    all draws share one test set. With one draw only the groups vary.
+def summarise_arm(seen: Outcomes, draws: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The row of an arm in the table: `accuracy` and `macro_f1` as mean ± sd over draws (shares), `accuracy_interval`
+    (95 %), `covers`, `costs` (mean per draw, None where nothing was trained) and, where it was asked for,
+    `shuffled_frames`: accuracy when the frames of a clip are shown in a random order."""
+    low, high = np.clip(estimate(seen.right.astype(float), seen.groups).interval(), 0, 1)
+    summary = {"accuracy": mean_sd(seen.right.mean(1).tolist()), "macro_f1": mean_sd(seen.macro_f1())}
+    summary |= {"accuracy_interval": [float(low), float(high)], "covers": BOTH if len(seen.said) > 1 else CLIPS_ONLY}
+    summary["costs"] = {key: _mean([draw.get(key) for draw in draws if draw.get("steps")]) for key in COSTS}
+    pairs = [(d["shuffled_accuracy"], a) for d, a in zip(draws, seen.right.mean(1), strict=True) if _shuffled(d)]
+    if pairs:
+        figures = {"accuracy": mean_sd([s for s, _ in pairs]), "loss": mean_sd([float(a - s) for s, a in pairs])}
+        summary["shuffled_frames"] = figures
+    return summary
 
-    The mean of D draws that are drawn from D draws varies by (D-1)/D too little, so their deviations are widened by
-    sqrt(D/(D-1)). Simulated 95 % intervals then held the truth in 93-99 % of cases for 2 to 10 draws whose effects
-    vary by 0 to 3 points, at 1,000 clips in groups of 4; without it, in 87-91 % at two or three draws.
+
+def other_cards(
+    entries: dict[str, dict[str, Any]], seen: dict[str, Outcomes], names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Every card that the checkpoints were evaluated on beside the task's own: domain shift, or novel classes.
 
     Args:
-        values (`np.ndarray` float64 `[D, N]`): One figure per draw and clip.
-        groups (`np.ndarray` int64 `[N]`): Index of each clip's source, 0 to G - 1.
+        entries (`dict`): Arms; a cell's `elsewhere` holds `predictions` (or `said`) and `metrics` by card.
+        seen (`dict`): Outcomes of the arms on the task.
+        names (`list[str]`): Classes of the task. A card that shares none of them is base-to-novel.
 
     Returns:
-        `np.ndarray` float64 `[replicates]`.
+        `dict`: card → `names`, `novel` (bool), `arms` (name → summary, with `base_to_novel` where it is) and `pairs`.
     """
-    num_draws, rng = len(values), np.random.default_rng(seed)
-    sizes = np.bincount(groups)
-    sums = np.stack([np.bincount(groups, weights=row) for row in values])  # [D, G]
-    if num_draws > 1:
-        sums = sums.mean(0) + (sums - sums.mean(0)) * np.sqrt(num_draws / (num_draws - 1))
-    draw_counts = rng.multinomial(num_draws, np.full(num_draws, 1 / num_draws), replicates) / num_draws
-    group_counts = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), replicates)
-    return ((draw_counts @ sums) * group_counts).sum(1) / (group_counts @ sizes)
+    cards = {card: None for entry in entries.values() for draw in entry["draws"] for card in draw.get("elsewhere", {})}
+    found = {}
+    for card in cards:
+        cells = {a: [d["elsewhere"][card] for d in e["draws"]] for a, e in entries.items() if _all_have(e, card)}
+        labels = next(iter(cells.values()))[0]["metrics"]["confusion"]["labels"]
+        novel = not set(labels) & set(names)
+        there = {arm: read_outcomes(draws, labels, clips=draws[0].get("clips")) for arm, draws in cells.items()}
+        arms = {arm: {"summary": summarise_arm(outcomes, cells[arm])} for arm, outcomes in there.items()}
+        for arm in arms if novel else ():
+            arms[arm]["base_to_novel"] = harmonic(seen[arm], there[arm])
+        pairs = compare_all(there, {arm: family(arm, entries[arm]) for arm in there})
+        found[card] = {"names": list(labels), "novel": novel, "arms": arms, "pairs": pairs}
+    return found
 
 
 def base_to_novel(base: list[list[Prediction]], novel: list[list[Prediction]]) -> dict[str, Any]:
-    """Harmonic mean of the mean accuracies over draws, with a 95 % bootstrap interval over draws and groups of clips.
+    """[`harmonic`] from rows of predictions.jsonl, one list per draw, on base and on novel classes."""
+    first, second = (
+        from_predictions(draws, sorted({p["label"] for draw in draws for p in draw})) for draws in (base, novel)
+    )
+    return harmonic(first, second)
 
-    Args:
-        base (`list[list[dict]]`): Predictions on base classes, one list per draw; all draws share the test clips.
-        novel (`list[list[dict]]`): Predictions on novel classes, of the same draws.
+
+def harmonic(base: Outcomes, novel: Outcomes) -> dict[str, Any]:
+    """Harmonic mean of the mean accuracies on base and novel classes, with a 95 % interval over draws and sources.
+
+    The draws are shared, the clips are not. H = 2BN / (B + N) is linear where it matters: to first order its error is
+    that of B · 2N²/(B+N)² + N · 2B²/(B+N)² (delta method), a mean over the clips of both sides.
 
     Returns:
         `dict`: `base`, `novel` and `harmonic_mean` (shares), `interval`, and `covers`.
     """
-    replicates, means = [], []
-    for seed, draws in enumerate((base, novel)):  # other clips, so other replicates
-        right, groups = _right(draws)
-        means.append(float(right.mean()))
-        replicates.append(np.clip(bootstrap(right.astype(float), groups, seed=seed), 0, 1))
-    low, high = np.percentile([harmonic_mean(b, n) for b, n in zip(*replicates, strict=True)], [2.5, 97.5])
-    figures = {"base": means[0], "novel": means[1], "harmonic_mean": harmonic_mean(*means)}
-    return figures | {"interval": [float(low), float(high)], "covers": _covers(len(base))}
+    b, n = float(base.right.mean()), float(novel.right.mean())
+    mean, total = harmonic_mean(b, n), base.right.shape[1] + novel.right.shape[1]
+    parts = []
+    for outcomes, own, other in ((base, b, n), (novel, n, b)):
+        weight = 2 * other**2 / (b + n) ** 2 if b + n else 0.0
+        parts.append((outcomes.right - own) * weight * total / outcomes.right.shape[1] + mean)
+    groups = np.concatenate([base.groups, novel.groups + base.groups.max() + 1])
+    low, high = np.clip(estimate(np.concatenate(parts, axis=1), groups).interval(), 0, 1)
+    covers = BOTH if len(base.said) > 1 else CLIPS_ONLY
+    figures = {"base": b, "novel": n, "harmonic_mean": mean}
+    return figures | {"interval": [float(low), float(high)], "covers": covers}
 
 
-def two_sided_p(replicates: np.ndarray) -> float:
-    """Twice the smaller tail beyond 0, with one replicate added to each so that it is never 0; at most 1."""
-    below, above = (replicates <= 0).sum(), (replicates >= 0).sum()
-    return float(min(1.0, 2 * (min(below, above) + 1) / (len(replicates) + 1)))
+def mean_sd(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and sample standard deviation (n - 1); the sd of one value is None, not 0."""
+    assert len(values), "no values"
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "sd": sd, "count": len(values)}
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided McNemar test: are the clips that only one arm has right split evenly? 1 if there are none."""
-    total = only_first + only_second
-    return float(binomtest(only_first, total).pvalue) if total else 1.0
+def _corrected(pairs: list[Pair]) -> list[Pair]:
+    corrected = holm([pair["p"] for pair in pairs])
+    return [p | {"p_corrected": c, "family_size": len(pairs)} for p, c in zip(pairs, corrected, strict=True)]
 
 
-def detectable_from_clips(num_clips: int, discordance: float) -> float:
-    """Smallest difference in points that a two-sided 5 % test finds with 80 % power, from the clips alone.
-
-    Args:
-        num_clips (`int`): Clips (or source groups, if clips of a group agree).
-        discordance (`float`): Share of clips on which the arms disagree; at least 3 / n is assumed, as none seen in n
-            clips does not mean that there are none (rule of three).
-    """
-    return _power_factor() * float(np.sqrt(max(discordance, 3 / num_clips) / num_clips)) * POINTS
-
-
-def detectable_from_draws(num_draws: int, sd: float) -> float:
-    """Smallest difference (in the unit of `sd`) that a paired t test over draws finds with 80 % power, two-sided 5 %.
-
-    With an sd of 3 points of the difference, 5 draws see 5.0 points, 10 see 3.0.
-    """
-    if sd == 0:
-        return 0.0
-    critical = t.ppf(0.975, num_draws - 1)
-
-    def lack(effect: float) -> float:
-        """Power minus 80 %; the chance of a significant result on the wrong side is left out (below 1e-4 here)."""
-        return float(nct.sf(critical, num_draws - 1, effect * np.sqrt(num_draws))) - 0.8
-
-    highest = 1.0
-    while lack(highest) < 0:
-        highest *= 1.5
-    return sd * float(brentq(lack, 0, highest))
-
-
-def _right(draws: list[list[Prediction]]) -> tuple[np.ndarray, np.ndarray]:
-    """Right or wrong, bool `[D, N]`, and the group index int64 `[N]`; all draws must hold the same test clips."""
-    assert draws and draws[0], "no predictions"
-    keys = _keys(draws[0])
-    assert len({clip for clip, _, _ in keys}) == len(keys), "a clip stands twice in a draw"
-    assert all(_keys(draw) == keys for draw in draws), "the draws do not share one test set in one order"
-    right = np.array([[p["prediction"] == p["label"] for p in draw] for draw in draws])
-    return right, np.unique([group for _, _, group in keys], return_inverse=True)[1]
-
-
-def _keys(draw: list[Prediction]) -> list[tuple[str, str, str]]:
-    return [(p["id"], p["label"], str(p["group"])) for p in draw]
+def _in_points(found: Estimate) -> Estimate:
+    return Estimate(found.mean * POINTS, found.se * POINTS, found.df)
 
 
 def _one_draw(right: np.ndarray, other: np.ndarray) -> dict[str, Any]:
@@ -215,9 +230,14 @@ def _one_draw(right: np.ndarray, other: np.ndarray) -> dict[str, Any]:
     return {"difference": difference, "only_arm": first, "only_baseline": second, "mcnemar_p": mcnemar(first, second)}
 
 
-def _covers(num_draws: int) -> str:
-    return BOTH if num_draws > 1 else CLIPS_ONLY
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
-def _power_factor() -> float:
-    return float(norm.ppf(0.975) + norm.ppf(0.8))
+def _shuffled(draw: dict[str, Any]) -> bool:
+    return draw.get("shuffled_accuracy") is not None
+
+
+def _all_have(entry: dict[str, Any], card: str) -> bool:
+    return all(card in draw.get("elsewhere", {}) for draw in entry["draws"])

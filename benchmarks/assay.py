@@ -1,0 +1,179 @@
+"""The comparison tested as an assay: simulated comparisons with a known truth, and how often the sentence is right.
+
+Output: a table for docs/statistics.md (nothing is trained here: right and wrong answers are drawn from a model).
+Command: python benchmarks/assay.py --repetitions 2000
+"""
+
+import argparse
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.special import stdtrit
+from scipy.stats import norm
+
+from rbft_trl.evidence.conclusion import CANNOT, SEES, conclude, verdict
+from rbft_trl.evidence.intervals import estimate
+from rbft_trl.evidence.outcomes import Outcomes
+from rbft_trl.evidence.stats import POINTS, compare_all
+
+GAP, GAIN = 9.0, 4.0  # points, of the positive control: true rationales, and the treatment
+SOURCES = (10, 50, 100, 500)
+
+
+@dataclass(frozen=True)
+class World:
+    """A truth to compare in. Answers come from a latent normal variable per arm, draw and clip that is right above 0.
+
+    Args:
+        gains (`dict`): Points of accuracy by arm, relative to `direct`.
+        draws (`int`): Draws of labelled clips.
+        clips (`int`): Test clips.
+        groups (`int`): Their sources.
+        draw_sd (`float`): Points by which the difference of two arms varies between draws, apart from the clips.
+        accuracy (`float`): Of `direct`, a share.
+        difficulty, source, taste, source_taste (`float`): Sd of latent effects, in units of the noise of one answer:
+            of a clip and of a source on all arms, and of a clip and of a source on one arm alone. The first two make
+            arms agree; the last two make a difference repeat from draw to draw.
+    """
+
+    gains: dict[str, float]
+    draws: int = 5
+    clips: int = 1000
+    groups: int = 100
+    draw_sd: float = 2.5
+    accuracy: float = 0.55
+    difficulty: float = 1.0
+    source: float = 0.4
+    taste: float = 0.4
+    source_taste: float = 0.1
+    families: dict[str, str] = field(default_factory=dict)
+
+
+def simulate(world: World, rng: np.random.Generator) -> dict[str, Outcomes]:
+    """One comparison: outcomes of `direct` and of every arm of `world.gains`."""
+    groups = np.arange(world.clips) % world.groups
+    keys = tuple((str(i), "0", str(g)) for i, g in enumerate(groups))
+    shared = rng.normal(0, world.difficulty, world.clips) + rng.normal(0, world.source, world.groups)[groups]
+    others = world.difficulty**2 + world.source**2 + world.taste**2 + world.source_taste**2 + 1
+    level = norm.ppf(world.accuracy)
+    # a shift of x latent units moves the accuracy by density(level) · x / sd, so this is draw_sd in latent units
+    wobble = world.draw_sd / POINTS / np.sqrt(2) / norm.pdf(level) * np.sqrt(others)
+    total = np.sqrt(others + wobble**2)
+    made, gold = {}, np.zeros(world.clips, np.int64)
+    for arm, gain in {"direct": 0.0, **world.gains}.items():
+        latent = norm.ppf(world.accuracy + gain / POINTS) * total + shared
+        latent = latent + rng.normal(0, world.taste, world.clips)
+        latent = latent + rng.normal(0, world.source_taste, world.groups)[groups]
+        latent = latent + rng.normal(0, wobble, world.draws)[:, None]
+        said = (latent + rng.normal(0, 1, (world.draws, world.clips)) <= 0).astype(np.int64)
+        made[arm] = Outcomes(keys, ("0", "1"), gold, said, groups)
+    return made
+
+
+def assay(world: World, *, repetitions: int, seed: int = 0) -> dict[str, float]:
+    """Shares of simulated comparisons in which the verdict says something, and in which intervals hold the truth.
+
+    Returns:
+        `dict`: `held` (the interval of the first arm), `all_held` (the simultaneous intervals of all treatments),
+        `difference` (any treatment is called better or worse), `false` (one whose true gain is 0 is), `right_arm`
+        (the arm named as the best is the truly best one), `sees` and `cannot` (of the oracle), `share_held` (of the
+        intervals of the share of the gap, where there is one) and `width` (half of the mean interval, points).
+    """
+    rng = np.random.default_rng(seed)
+    families = {arm: world.families.get(arm, "treatments") for arm in world.gains}
+    treatments = [arm for arm, name in families.items() if name == "treatments"]
+    best = max(treatments, key=lambda arm: world.gains[arm])
+    said = {key: [] for key in ("held", "all_held", "difference", "false", "right_arm", "sees", "cannot", "width")}
+    shares = []
+    for _ in range(repetitions):
+        pairs = compare_all(simulate(world, rng), families, resample=False)
+        found, sentence = verdict(pairs), conclude(pairs)
+        of = {pair["arm"]: pair for pair in pairs if pair["baseline"] == "direct"}
+        claimed = [*found["better"], *found["worse"]]
+        assert bool(found["better"]) == ("better than step-matched direct SFT by" in sentence), sentence
+        assert (found["oracle"] == CANNOT) == ("even the true ones do not gain" in sentence), sentence
+        said["held"].append(_holds(of[treatments[0]]["interval"], world.gains[treatments[0]]))
+        said["all_held"].append(all(_holds(of[arm]["simultaneous"], world.gains[arm]) for arm in treatments))
+        said["difference"].append(bool(claimed))
+        said["false"].append(any(world.gains[arm] == 0 for arm in claimed))
+        said["right_arm"].append(found["better"][:1] == [best])
+        said["sees"].append(found["oracle"] == SEES)
+        said["cannot"].append(found["oracle"] == CANNOT)
+        said["width"].append((of[treatments[0]]["interval"][1] - of[treatments[0]]["interval"][0]) / 2)
+        if world.gains["oracle"] and (share := of[treatments[0]].get("share")):
+            shares.append(_holds(share["interval"], world.gains[treatments[0]] / world.gains["oracle"]))
+    rates = {key: float(np.mean(values)) for key, values in said.items()}
+    return rates | {"share_held": float(np.mean(shares)) if shares else float("nan")}
+
+
+def positive(**settings: int | float) -> World:
+    """True rationales gain 9 points, the treatment 4."""
+    return World({"rbft": GAIN, "oracle": GAP}, families={"oracle": "controls"}, **settings)
+
+
+def negative(**settings: int | float) -> World:
+    """Neither true rationales nor the treatment gain anything."""
+    return World({"rbft": 0.0, "oracle": 0.0}, families={"oracle": "controls"}, **settings)
+
+
+def many(best: float, *, arms: int = 15, **settings: int | float) -> World:
+    """Many treatments, of which one gains `best` points and the others nothing; true rationales gain 9."""
+    gains = {f"arm{i}": 0.0 for i in range(arms - 1)} | {"winner": best, "oracle": GAP}
+    return World(gains, families={"oracle": "controls"}, **settings)
+
+
+def coverage(world: World, *, repetitions: int, seed: int = 0) -> float:
+    """Share of intervals of the difference of the first arm that hold the truth; faster than `assay`."""
+    rng, held = np.random.default_rng(seed), 0
+    (arm, gain), *_ = world.gains.items()
+    pair = World({arm: gain}, **{k: v for k, v in vars(world).items() if k not in ("gains", "families")})
+    for _ in range(repetitions):
+        made = simulate(pair, rng)
+        found = estimate(made[arm].right.astype(float) - made["direct"].right, made[arm].groups)
+        held += abs(found.mean - gain / POINTS) <= stdtrit(found.df, 0.975) * found.se
+    return held / repetitions
+
+
+def _holds(interval: list[float], truth: float) -> bool:
+    return interval[0] <= truth <= interval[1]
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=2000)
+    repetitions = parser.parse_args().repetitions
+    print(f"{repetitions} simulated comparisons per line; shares in %\n")
+    head("control", "draws", "difference claimed", "best arm named", "oracle sees", "cannot help", "interval holds")
+    for name, make in (("positive", positive), ("negative", negative)):
+        for draws in (5, 10):
+            rates = assay(make(draws=draws), repetitions=repetitions)
+            keys = ("difference", "right_arm", "sees", "cannot", "held")
+            line(name, draws, *(rates[key] for key in keys))
+    head("15 arms, 14 gain nothing", "draws", "any false claim", "best arm named", "all 15 intervals hold")
+    for gain in (0.0, 4.0, 8.0):
+        for draws in (5, 10):
+            rates = assay(many(gain, draws=draws), repetitions=repetitions)
+            line(f"the best gains {gain:g}", draws, *(rates[key] for key in ("false", "right_arm", "all_held")))
+    head("draws, sd over draws", *(f"{groups} sources" for groups in SOURCES))
+    for draws in (1, 2, 3, 5, 10):
+        for draw_sd in (0.0, 2.0, 3.0) if draws > 1 else (0.0,):
+            worlds = [positive(draws=draws, groups=groups, draw_sd=draw_sd) for groups in SOURCES]
+            line(f"{draws}, {draw_sd:g} points", *(coverage(world, repetitions=repetitions) for world in worlds))
+
+
+def head(*titles: str) -> None:
+    """The head of a Markdown table."""
+    print("\n| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|")
+
+
+def line(*cells: str | int | float) -> None:
+    """A line of a Markdown table; shares in percent."""
+    print(
+        "| " + " | ".join(f"{100 * cell:.1f}" if isinstance(cell, float) else str(cell) for cell in cells) + " |",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""What every arm said of every test clip, as arrays: the one form from which all statistics of a comparison are made.
+
+Input: the cells of an arm, with a predictions.jsonl each or with class indices inline (evidence/results.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rbft_trl.data.jsonl import read_jsonl
+from rbft_trl.evidence.metrics import per_class
+
+Prediction = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """One arm on all its draws; all draws share one test set, in one order.
+
+    Args:
+        keys (`tuple`): Id, gold label and group of each of the N clips.
+        names (`tuple[str]`): The C classes.
+        gold (`np.ndarray` int64 `[N]`): Class indices.
+        said (`np.ndarray` int64 `[D, N]`): Predicted class indices; C where there is no valid prediction.
+        groups (`np.ndarray` int64 `[N]`): Index of each clip's source, 0 to G - 1.
+    """
+
+    keys: tuple[tuple[str, str, str], ...]
+    names: tuple[str, ...]
+    gold: np.ndarray
+    said: np.ndarray
+    groups: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        """Right or wrong, bool `[D, N]`."""
+        return self.said == self.gold
+
+    def macro_f1(self) -> list[float]:
+        """Macro-F1 per draw, over all classes."""
+        return [per_class(self.gold, said, self.names)["macro_f1"] for said in self.said]
+
+
+def from_predictions(draws: Sequence[Sequence[Prediction]], names: Sequence[str]) -> Outcomes:
+    """From rows of predictions.jsonl, one list per draw, sorted by id here.
+
+    Args:
+        draws (`list[list[dict]]`): Rows with `id, label, prediction, group`.
+        names (`list[str]`): Every class of the card.
+    """
+    assert draws and all(draws), "no predictions"
+    sorted_draws = [sorted(draw, key=lambda p: p["id"]) for draw in draws]
+    keys = [tuple((p["id"], p["label"], str(p["group"])) for p in draw) for draw in sorted_draws]
+    assert all(other == keys[0] for other in keys), "the draws do not share one test set"
+    assert len({clip for clip, _, _ in keys[0]}) == len(keys[0]), "a clip stands twice in a draw"
+    place = {name: index for index, name in enumerate(names)}
+    said = np.array([[place.get(p["prediction"], len(names)) for p in draw] for draw in sorted_draws])
+    return _build(keys[0], names, said, [group for _, _, group in keys[0]])
+
+
+def read_outcomes(
+    draws: Sequence[dict[str, Any]], names: Sequence[str], *, clips: dict[str, list[Any]] | None = None
+) -> Outcomes:
+    """From the cells of an arm.
+
+    Args:
+        draws (`list[dict]`): Cells, each with `predictions` (a file) or, if `clips` is given, `said` (class indices).
+        names (`list[str]`): Every class of the card.
+        clips (`dict`, *optional*): `ids`, `labels` and `groups` of the test clips, in the order of `said`.
+    """
+    if clips is None:
+        return from_predictions([read_jsonl(draw["predictions"]) for draw in draws], names)
+    keys = tuple(zip(clips["ids"], clips["labels"], map(str, clips["groups"]), strict=True))
+    said = np.array([draw["said"] for draw in draws], np.int64)
+    assert said.shape == (len(draws), len(keys)), (said.shape, len(keys))
+    return _build(keys, names, said, clips["groups"])
+
+
+def _build(
+    keys: tuple[tuple[str, str, str], ...], names: Sequence[str], said: np.ndarray, groups: Sequence[Any]
+) -> Outcomes:
+    place = {name: index for index, name in enumerate(names)}
+    for clip, label, _ in keys:
+        assert label in place, f"gold label {label!r} of {clip!r} is not in {list(names)}"
+    gold = np.array([place[label] for _, label, _ in keys])
+    return Outcomes(keys, tuple(names), gold, said, np.unique(groups, return_inverse=True)[1])

@@ -1,0 +1,100 @@
+"""A comparison in one small file that can be committed: every statistic can be computed again from it.
+
+Input: comparison.json with its predictions. Output: results.jsonl: a head (classes, test clips and arms, once), then
+one line per cell with the class index of every prediction, what it cost, and the metrics that need scores.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rbft_trl.data.jsonl import read_jsonl, write_text
+from rbft_trl.errors import UserError
+from rbft_trl.evidence.metrics import index_metrics
+from rbft_trl.evidence.outcomes import read_outcomes
+from rbft_trl.evidence.stats import COSTS, summarise
+
+KEPT = (*COSTS, "shuffled_accuracy", "validation_accuracy", "stage1_steps", "kept", "trials")
+SCORED = ("brier", "nll", "aurc", "top_k", "generated_accuracy", "generated_invalid_rate", "seconds_per_clip")
+FORMAT = 1
+
+
+def write_results(path: str | Path, comparison: dict[str, Any], *, names: Sequence[str]) -> None:
+    """Writes all rungs of a comparison. Curves, rationales and scores of single clips are left out.
+
+    Args:
+        path (`Path`): The file.
+        comparison (`dict`): Content of comparison.json; its predictions files must be there.
+        names (`list[str]`): Every class of the card.
+    """
+    rungs = _rungs(comparison)
+    arms = {arm: entry for rung in rungs for arm, entry in rung["arms"].items()}
+    told = {arm: {key: e[key] for key in ("description", "control") if key in e} for arm, e in arms.items()}
+    clips: dict[str, Any] = {}
+    lines = []
+    for rung in rungs:
+        for arm, entry in rung["arms"].items():
+            for draw in entry["draws"]:
+                made = {"shots": rung.get("shots"), "arm": arm, "draw": draw["draw"]}
+                made |= {key: draw[key] for key in KEPT if draw.get(key) is not None}
+                made |= _cell(clips, "", draw, names)
+                other = draw.get("elsewhere", {}).items()
+                found = {card: _cell(clips, card, c, c["metrics"]["confusion"]["labels"]) for card, c in other}
+                lines.append(made | ({"elsewhere": found} if found else {}))
+    head = {"format": FORMAT, **{key: comparison[key] for key in ("task", "created", "note")}}
+    head |= {"arms": told, "clips": {card: entry for card, (_, entry) in clips.items()}}
+    text = [json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in (head, *lines)]
+    write_text(path, "".join(text))
+
+
+def read_results(path: str | Path) -> dict[str, Any]:
+    """A comparison from its file, with all statistics, as compare.py writes it; no other file is read.
+
+    Raises:
+        UserError: if the file is missing, damaged or of another format.
+    """
+    head, *lines = read_jsonl(path) or [{}]
+    if head.get("format") != FORMAT:
+        raise UserError(f"'{path}' is no results file of format {FORMAT}; make it again with rbft_trl/compare.py")
+    rungs: dict[Any, dict[str, Any]] = {}
+    for cell in lines:
+        rung = rungs.setdefault(cell["shots"], {"shots": cell["shots"], "arms": {}, "clips": _clips(head, "")})
+        entry = rung["arms"].setdefault(cell["arm"], head["arms"][cell["arm"]] | {"draws": []})
+        own = {key: cell.get(key) for key in ("draw", *KEPT)} | {"curves": [], "rationales": None}
+        own |= _read_cell(head, "", cell)
+        cards = {card: _read_cell(head, card, found) for card, found in cell.get("elsewhere", {}).items()}
+        entry["draws"].append(own | ({"elsewhere": cards} if cards else {}))
+    names, note = head["clips"][""]["names"], head["note"]
+    made = [rung | summarise({"note": note} | rung, names=names) for rung in rungs.values()]
+    comparison = {key: head[key] for key in ("task", "created", "note")} | {"shots": list(rungs), "rungs": made}
+    return comparison | {key: made[-1][key] for key in ("arms", "pairs", "verdict", "table", "sentence")}
+
+
+def _cell(clips: dict[str, Any], card: str, cell: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """What a cell said, and its metrics from scores; all cells of a card must have the same clips."""
+    seen = read_outcomes([cell], names)
+    if card not in clips:
+        entry = {"names": list(names), "ids": [clip for clip, _, _ in seen.keys], "labels": seen.gold.tolist()}
+        clips[card] = seen.keys, entry | {"groups": seen.groups.tolist()}
+    assert seen.keys == clips[card][0], f"the cells of '{card or 'the task'}' have other test clips"
+    metrics = {key: cell["metrics"][key] for key in SCORED if cell["metrics"].get(key) is not None}
+    return {"said": seen.said[0].tolist(), "metrics": metrics}
+
+
+def _read_cell(head: dict[str, Any], card: str, cell: dict[str, Any]) -> dict[str, Any]:
+    clips = head["clips"][card]
+    said, gold = np.array(cell["said"]), np.array(clips["labels"])
+    metrics = dict.fromkeys(SCORED) | cell["metrics"] | index_metrics(gold, said, clips["names"])
+    return {"said": cell["said"], "metrics": metrics} | ({"clips": _clips(head, card)} if card else {})
+
+
+def _clips(head: dict[str, Any], card: str) -> dict[str, list[Any]]:
+    clips = head["clips"][card]
+    return {key: clips[key] for key in ("ids", "groups")} | {"labels": [clips["names"][i] for i in clips["labels"]]}
+
+
+def _rungs(comparison: dict[str, Any]) -> list[dict[str, Any]]:
+    return comparison.get("rungs") or [comparison]

@@ -1,0 +1,72 @@
+"""The table of arms as text, and figures as people read them.
+
+Input: `arms` and `pairs` of a comparison. Output: text.
+"""
+
+from typing import Any
+
+Pair = dict[str, Any]
+PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
+
+
+def text_table(arms: dict[str, dict[str, Any]], pairs: list[Pair] = ()) -> str:
+    """One line per arm: accuracy and macro-F1 in % (mean ± sd over draws), interval, difference to `direct` with its
+    corrected p, share of the oracle gap, and what the training cost (mean per draw)."""
+    found = {pair["arm"]: pair for pair in pairs if pair["baseline"] == "direct"}
+    lines = [["arm", "accuracy %", "95 % interval", "macro-F1 %", "to direct", "p", "of gap"]]
+    lines[0] += ["steps", "clips shown", "tokens", "FLOPs", "training s"]
+    for arm, entry in arms.items():
+        summary, pair = entry["summary"], found.get(arm)
+        low, high = (f"{100 * value:.1f}" for value in summary["accuracy_interval"])
+        line = [arm, percent(summary["accuracy"]), f"{low}-{high}", percent(summary["macro_f1"])]
+        line += [signed_points(pair["difference"]), p_value(pair["p_corrected"]), share(pair)] if pair else ["-"] * 3
+        lines.append(line + [cost(summary["costs"], key) for key in summary["costs"]])
+    kept = [i for i in range(len(lines[0])) if i < 4 or any(line[i] != "-" for line in lines[1:])]
+    lines = [[line[i] for i in kept] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = [
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    ]
+    first = next(iter(arms.values()))["draws"]
+    metrics, draws = first[0]["metrics"], f"{len(first)} draw" + ("s" if len(first) > 1 else "")
+    levels = f"chance {100 * metrics['chance']:.1f} %, majority class {100 * metrics['majority']:.1f} %"
+    return "\n".join([*table, f"{metrics['n']:,} test clips, {draws}; {levels}"])
+
+
+def percent(figure: dict[str, Any]) -> str:
+    """`mean ± sd` of a share, in percent; the mean alone with one draw."""
+    sd = "" if figure["sd"] is None else f" ± {100 * figure['sd']:.1f}"
+    return f"{100 * figure['mean']:.1f}{sd}"
+
+
+def share(pair: Pair) -> str:
+    """The share of the oracle gap in percent, or a dash where it has no bounds."""
+    return f"{100 * pair['share']['share']:.0f} %" if pair.get("share") else "-"
+
+
+def cost(costs: dict[str, float | None], key: str) -> str:
+    """A cost of an arm, or a dash if nothing was trained."""
+    value = costs[key]
+    if value is None:
+        return "-"
+    return short(value) if key in ("tokens", "flops") else f"{value:,.0f}"
+
+
+def short(value: float) -> str:
+    """Three digits with a prefix from a million upwards: 12,345 · 1.23 M · 45.6 T."""
+    for size, prefix in PREFIXES:
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g} {prefix}"
+    return f"{value:,.0f}"
+
+
+def signed_points(value: float, *, sign: bool = True) -> str:
+    """One decimal, two where one would round to 0; never "-0.0"."""
+    digits = 1 if abs(value) >= 0.05 or value == 0 else 2
+    return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}"
+
+
+def p_value(p: float) -> str:
+    """Three decimals, or that it is below them."""
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"

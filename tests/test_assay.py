@@ -1,0 +1,78 @@
+"""The comparison as an assay: over simulated comparisons with a known truth the sentence keeps its error rates.
+
+`python benchmarks/assay.py` prints the same rates with more repetitions (docs/statistics.md).
+"""
+
+import numpy as np
+import pytest
+from assay import GAIN, GAP, POINTS, World, assay, coverage, many, negative, positive, simulate
+from scipy.stats import binom
+
+from rbft_trl.evidence.intervals import estimate
+
+REPETITIONS = 400
+
+
+def at_most(rate: float, promised: float, repetitions: int) -> bool:
+    """Whether a share of simulated runs fits a promised rate; 1 in 1,000 seeds would say no by chance."""
+    return rate * repetitions <= binom.ppf(0.999, repetitions, promised)
+
+
+def test_the_simulation_has_the_truth_that_it_claims() -> None:
+    made = simulate(positive(draws=60, clips=20_000, groups=20_000), np.random.default_rng(0))
+    rates = {arm: made[arm].right.mean() * 100 for arm in made}
+    assert rates["direct"] == pytest.approx(55, abs=1.5)
+    assert rates["rbft"] - rates["direct"] == pytest.approx(GAIN, abs=1.5)
+    assert rates["oracle"] - rates["direct"] == pytest.approx(GAP, abs=1.5)
+    gain = (made["rbft"].right.mean(1) - made["direct"].right.mean(1)) * POINTS
+    assert np.std(gain, ddof=1) == pytest.approx(2.5, abs=0.7)
+    assert 0.2 < (made["rbft"].right != made["direct"].right).mean() < 0.4
+    assert abs(np.corrcoef(made["rbft"].right[0], made["direct"].right[0])[0, 1]) > 0.2
+
+
+def test_positive_control() -> None:
+    rates = assay(positive(draws=10), repetitions=REPETITIONS)
+    assert rates["sees"] > 0.97 and rates["cannot"] == 0
+    assert rates["right_arm"] == rates["difference"] > 0.85
+    assert at_most(1 - rates["held"], 0.05, REPETITIONS) and at_most(1 - rates["share_held"], 0.06, REPETITIONS)
+
+
+def test_negative_control() -> None:
+    rates = assay(negative(draws=10), repetitions=REPETITIONS)
+    assert at_most(rates["false"], 0.05, REPETITIONS) and at_most(rates["sees"], 0.025, REPETITIONS)
+    assert rates["cannot"] > 0.7, "a gap of 0 is mostly told as one"
+    assert at_most(1 - rates["held"], 0.05, REPETITIONS)
+
+
+def test_a_gap_of_three_points_is_rarely_called_none() -> None:
+    world = World({"rbft": 0.0, "oracle": 3.0}, families={"oracle": "controls"}, draws=5)
+    assert at_most(assay(world, repetitions=REPETITIONS)["cannot"], 0.025, REPETITIONS)
+
+
+def test_fifteen_arms_without_a_gain_are_rarely_called_better() -> None:
+    rates = assay(many(0.0, draws=5), repetitions=250)
+    assert at_most(rates["false"], 0.05, 250) and at_most(1 - rates["all_held"], 0.05, 250)
+
+
+def test_of_fifteen_arms_the_right_one_is_named() -> None:
+    rates = assay(many(8.0, draws=10), repetitions=60)
+    assert rates["right_arm"] > 0.85 and at_most(rates["false"], 0.05, 60)
+
+
+@pytest.mark.parametrize("draws", [5, 10])
+@pytest.mark.parametrize("groups", [10, 50, 500])
+@pytest.mark.parametrize("draw_sd", [0.0, 3.0])
+def test_intervals_hold_the_truth(draws: int, groups: int, draw_sd: float) -> None:
+    held = coverage(positive(draws=draws, groups=groups, draw_sd=draw_sd), repetitions=400)
+    assert at_most(1 - held, 0.055, 400)
+
+
+def test_an_interval_of_the_clips_alone_would_be_caught() -> None:
+    """Draws that all share their luck are too sure of themselves, and the bound above notices."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(200):
+        made = simulate(World({"rbft": 0.0}, draw_sd=3.0), rng)
+        gain = (made["rbft"].right.astype(float) - made["direct"].right).mean(0, keepdims=True)
+        low, high = estimate(gain, np.arange(1000)).interval()
+        held += low <= 0 <= high
+    assert not at_most(1 - held / 200, 0.055, 200)

@@ -1,0 +1,177 @@
+"""The sentence in every case that the figures can be, and the verdict behind it."""
+
+import itertools
+import re
+from typing import Any
+
+import pytest
+
+from rbft_trl.evidence.conclusion import conclude, verdict
+
+BETTER, WORSE, SAME = 4.2, -5.0, 0.6
+
+
+def pair(arm: str, difference: float, *, family: str = "treatments", size: int = 1, **more: Any) -> dict[str, Any]:
+    """A pair with a standard error of 1 point; a family of many is 1.5 times as wide."""
+    baseline = "shuffled" if family == "content" else "direct"
+    p = 0.0004 if abs(difference) > 3 else 0.03 if abs(difference) > 2 else 0.5
+    made = {"arm": arm, "baseline": baseline, "family": family, "family_size": size, "difference": difference}
+    made |= {"interval": [difference - 2, difference + 2], "p": p, "p_corrected": min(1.0, p * size), "n": 1000}
+    made["simultaneous"] = [difference - 3, difference + 3] if size > 1 else made["interval"]
+    made |= {"num_groups": 100, "num_draws": 5, "covers": "clips and draws", "smallest_detectable": {"points": 2.9}}
+    return made | more
+
+
+def oracle(difference: float, arm: str = "oracle", **more: Any) -> dict[str, Any]:
+    return pair(arm, difference, family="controls", **more)
+
+
+def content(difference: float) -> dict[str, Any]:
+    return pair("rbft", difference, family="content")
+
+
+CONTROLS = [oracle(9.1), content(SAME)]
+
+
+def test_a_gain_is_told_with_all_that_a_reviewer_asks_for() -> None:
+    share = {"share": {"share": 0.46, "interval": [0.21, 0.72]}}
+    said = conclude([pair("rbft", BETTER, **share), *CONTROLS], note="Synthetic clips.")
+    assert said == (
+        "RB-FT is better than step-matched direct SFT by 4.2 points (95 % interval 2.2 to 6.2, 1,000 clips, 5 draws), "
+        "46 % of the oracle gap (95 % interval 21 to 72 %); the comparison can see: oracle rationales gain 9.1 "
+        "points, 95 % interval 7.1 to 11.1; that what a rationale says of its own clip matters cannot be shown (RB-FT "
+        "against shuffled +0.6 points, 95 % interval -1.4 to 2.6). Synthetic clips."
+    )
+
+
+def test_no_difference_says_what_was_invisible() -> None:
+    said = conclude([pair("rbft", SAME), *CONTROLS])
+    assert said.startswith(
+        "No difference between RB-FT and step-matched direct SFT can be shown (+0.6 points, 95 % interval -1.4 to "
+        "2.6, 1,000 clips, 5 draws); differences under 2.9 points were invisible here (80 % power); the "
+        "comparison can see"
+    )
+
+
+def test_true_rationales_that_do_not_help_end_the_search() -> None:
+    said = conclude([pair("rbft", SAME), oracle(0.4), content(SAME)])
+    assert (
+        "; rationales cannot help here: even the true ones do not gain 3 points (+0.4 points, 95 % interval -1.6 to "
+        "2.4); " in said
+    )
+    assert verdict([oracle(0.4)])["oracle"] == "cannot help"
+
+
+@pytest.mark.parametrize(
+    ("oracles", "wanted"),
+    [
+        ([], "absent"),
+        ([oracle(9)], "sees"),
+        ([oracle(3.0)], "unsure"),  # its interval ends at 5, and p is 0.03: sure to gain, and 3 points
+        ([oracle(2.9)], "unsure"),
+        ([oracle(1.1)], "unsure"),  # up to 3.1 points
+        ([oracle(0.9)], "cannot help"),
+        ([oracle(-6)], "cannot help"),
+        ([oracle(0.9), oracle(1.5, "oracle_guideline")], "unsure"),
+        ([oracle(0.9), oracle(9, "oracle_guideline")], "sees"),
+        ([oracle(0.9), oracle(-1, "oracle_guideline")], "cannot help"),
+        ([oracle(0.9, num_draws=1)], "unsure"),  # the luck of the draw is not in the interval
+        ([oracle(0.9, num_groups=9)], "unsure"),
+        ([oracle(9, num_groups=9)], "unsure"),
+        ([oracle(9, p_corrected=0.06)], "unsure"),
+    ],
+)
+def test_what_true_rationales_show(oracles: list[dict[str, Any]], wanted: str) -> None:
+    wanted = "sees" if oracles and oracles[0]["difference"] == 3.0 else wanted
+    assert verdict([pair("rbft", SAME), *oracles])["oracle"] == wanted
+    said = conclude([pair("rbft", SAME), *oracles])
+    words = {
+        "absent": "no oracle arm was run",
+        "sees": "the comparison can see",
+        "cannot help": "rationales cannot help here",
+    }
+    words["unsure"] = "even true rationales do not clearly help here"
+    for key, start in words.items():
+        assert (start in said) == (key == wanted)
+
+
+@pytest.mark.parametrize(
+    ("main", "true", "own"), itertools.product((BETTER, WORSE, SAME), (9.0, 2.0, 0.0), (BETTER, WORSE, SAME))
+)
+def test_the_parts_follow_the_figures(main: float, true: float, own: float) -> None:
+    said = conclude([pair("rbft", main), oracle(true), content(own)], note="Note.")
+    assert ("RB-FT is better than step-matched direct SFT by 4.2 points (" in said) == (main == BETTER)
+    assert ("RB-FT is worse than step-matched direct SFT by 5.0 points (" in said) == (main == WORSE)
+    assert ("No difference" in said and "were invisible here" in said) == (main == SAME)
+    assert ("whether rationales are the cause" in said) == (true == 2.0 and main != SAME)
+    assert ("whether rationales can help" in said) == (true == 2.0 and main == SAME)
+    assert ("what rationales say is not the cause" in said) == (true == 0.0 and main == BETTER)
+    assert ("rationales cannot help here" in said) == (true == 0.0 and main != BETTER)
+    assert ("its own clip matters: RB-FT against shuffled rationales +4.2" in said) == (own == BETTER)
+    assert ("shuffled rationales do better" in said) == (own == WORSE)
+    assert ("matters cannot be shown" in said) == (own == SAME)
+    assert said.endswith(". Note.") and is_one_sentence(said.removesuffix(" Note."))
+
+
+def test_the_best_of_many_arms_is_told_after_correction() -> None:
+    arms = {"star": 5.1, "rbft": BETTER, "joint": 4.0, "captions": WORSE}
+    treatments = [pair(arm, gain, size=4) for arm, gain in arms.items()]
+    found = verdict(treatments)
+    assert found["better"] == ["star", "rbft", "joint"] and found["worse"] == ["captions"]
+    said = conclude([*treatments, *CONTROLS])
+    assert said.startswith(
+        "The best of 4 arms, star, is better than step-matched direct SFT by 5.1 points (95 % interval 2.1 to 8.1 for "
+        "all 4 at once, corrected p = 0.002, 1,000 clips, 5 draws); also better after correction: joint; RB-FT itself "
+        "is better too (+4.2 points, 95 % interval 1.2 to 7.2 for all 4 at once, corrected p = 0.002); the comparison"
+    )
+    assert is_one_sentence(said)
+
+
+def test_none_of_many_arms() -> None:
+    treatments = [pair(arm, gain, size=3) for arm, gain in {"rbft": WORSE, "star": 2.4, "joint": -4}.items()]
+    assert verdict(treatments)["better"] == [], "0.03 is not enough for three arms"
+    said = conclude([*treatments, *CONTROLS])
+    assert said.startswith(
+        "None of 3 arms can be shown to be better than step-matched direct SFT (the best is star: +2.4 points, 95 % "
+        "interval -0.6 to 5.4 for all 3 at once, corrected p = 0.090, 1,000 clips, 5 draws); differences under 2.9 "
+        "points were invisible here (80 % power); worse after correction: joint; RB-FT itself is worse (-5.0 points, "
+    )
+    assert is_one_sentence(said)
+    assert "RB-FT itself cannot be told from it (+0.6" in conclude(
+        [pair("rbft", SAME, size=2), pair("star", 0.9, size=2)]
+    )
+    assert "RB-FT itself" not in conclude([pair("rbft", SAME, size=2), pair("star", 0.5, size=2)])
+    assert "shuffled" not in conclude([pair("star", SAME), oracle(9)]), "without RB-FT there is nothing to shuffle"
+
+
+def test_few_draws_and_few_sources_are_said() -> None:
+    one = conclude([pair("rbft", BETTER, num_draws=1, covers="clips only")])
+    assert "1,000 clips, 1 draw, so the interval covers the clips only and not the luck of the draw)" in one
+    assert "3 draws, which are few: the interval may be too narrow)" in conclude([pair("rbft", BETTER, num_draws=3)])
+    few = conclude([pair("rbft", BETTER, num_groups=9)])
+    assert few.startswith("No difference") and "which 9 sources of test clips are too few to trust" in few
+
+
+def test_missing_arms_are_named() -> None:
+    said = conclude([pair("rbft", BETTER)])
+    assert "no oracle arm was run" in said and "no shuffled arm was run" in said
+    assert conclude([]).startswith("Nothing is compared: no arm") and conclude([oracle(9)]).startswith(
+        "Nothing is compared"
+    )
+
+
+def test_small_figures_are_not_zero() -> None:
+    tiny = pair("rbft", 0.04, p_corrected=0.01, interval=[0.03, 0.05])
+    assert "by 0.04 points (95 % interval 0.03 to 0.1," in conclude([tiny | {"interval": [0.03, 0.06]}])
+    assert "corrected p < 0.001" in conclude([pair("a", 5.0, size=2, p_corrected=0.0002), pair("b", 0.0, size=2)])
+
+
+def is_one_sentence(text: str) -> bool:
+    """One full stop, at the end; no doubled blank, comma or bracket that is not closed."""
+    stops = re.findall(r"\.(?!\d)", text)
+    level = 0
+    for letter in text:
+        level += (letter == "(") - (letter == ")")
+        if level not in (0, 1):
+            return False
+    return len(stops) == 1 and text.endswith(".") and level == 0 and not re.search(r"  |,,|\(\)| ,| ;|None", text[1:])

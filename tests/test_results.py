@@ -1,0 +1,46 @@
+"""The small file of a comparison: all statistics come out of it as they came out of the predictions."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rbft_trl.errors import UserError
+from rbft_trl.evidence.report import build_report
+from rbft_trl.evidence.results import read_results, write_results
+from rbft_trl.evidence.stats import summarise
+from tests.test_stats import NAMES, comparison  # noqa: F401
+
+
+def test_the_statistics_come_back(comparison: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+    rung = {"shots": 4} | comparison | summarise(comparison, names=NAMES)
+    write_results(tmp_path / "r.jsonl", comparison | {"rungs": [rung, rung | {"shots": 8}]}, names=NAMES)
+    for file in tmp_path.glob("*.jsonl"):
+        if file.name != "r.jsonl":
+            file.unlink()
+    got = read_results(tmp_path / "r.jsonl")
+    assert got["shots"] == [4, 8] and [r["shots"] for r in got["rungs"]] == [4, 8] and got["task"] == "t"
+    for key in ("pairs", "table", "sentence", "verdict"):
+        assert got["rungs"][0][key] == got["rungs"][1][key] == got[key] == rung[key]
+    for arm, entry in rung["arms"].items():
+        assert got["arms"][arm]["summary"] == entry["summary"]
+        for one, other in zip(got["arms"][arm]["draws"], entry["draws"], strict=True):
+            keys = set(other["metrics"]) - {"risk_coverage"}
+            assert {key: one["metrics"][key] for key in keys} == {key: other["metrics"][key] for key in keys}
+    assert got["rungs"][0]["elsewhere"] == rung["elsewhere"]
+    build_report(got, tmp_path / "report.html", strips=[], note="Note.")
+
+
+def test_it_is_small_and_holds_no_path(comparison: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+    write_results(tmp_path / "r.jsonl", comparison, names=NAMES)
+    text = (tmp_path / "r.jsonl").read_text()
+    assert str(tmp_path) not in text and len(text.splitlines()) == 1 + 4 * 2
+    assert max(map(len, text.splitlines()[1:])) < 1500  # 250 clips, 2 characters each, and the figures
+    assert read_results(tmp_path / "r.jsonl")["pairs"] == summarise(comparison, names=NAMES)["pairs"]
+
+
+@pytest.mark.parametrize("text", ['{"format":7}\n', '{"a":1}\n', "", "[1]\n"])
+def test_another_file_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_text(text)
+    with pytest.raises(UserError, match=r"r\.jsonl"):
+        read_results(tmp_path / "r.jsonl")
