@@ -50,3 +50,33 @@ def mistake_strips(task: Task, cell: dict[str, Any], checkpoint: Path) -> list[d
         for clip, text in zip(batch, texts, strict=True):
             clip |= {"text": task.card.without_final_line(text), "concludes": task.card.parse_label(text)}
     return [clip | {"frames": clip["frames"].frames} for clip in shown] + unread
+
+
+def agreement(task: Task, cell: dict[str, Any], checkpoint: Path, *, most: int = 100) -> dict[str, int]:
+    """On how many test clips what a model writes ends in what it decides. Costs a greedy rationale per clip.
+
+    Args:
+        task (`Task`): With the test clips.
+        cell (`dict`): With `predictions`, the file that `checkpoint` was evaluated into.
+        checkpoint (`Path`): The model.
+        most (`int`, *optional*, defaults to 100): Clips, taken evenly from those that could be read, in order of ids.
+
+    Returns:
+        `dict`: `n`, and of these `same` (label as decided), `other` (another label) and `none` (no label).
+    """
+    predictions = sorted((p for p in read_jsonl(cell["predictions"]) if p["scores"]), key=lambda p: p["id"])
+    step = max(1, -(-len(predictions) // most))
+    chosen = predictions[::step]
+    found = {"n": len(chosen), "same": 0, "other": 0, "none": 0}
+    if not chosen:
+        return found
+    rows, collator = {row["id"]: row for row in task.rows}, task.collator()
+    classifier = VideoClassifier.from_pretrained(checkpoint)
+    for start in range(0, len(chosen), classifier.batch_size):
+        batch = chosen[start : start + classifier.batch_size]
+        clips = [rows[p["id"]] for p in batch]
+        texts = classifier.rationales(clips, [collator.read_row(row) for row in clips])
+        for prediction, text in zip(batch, texts, strict=True):
+            said = task.card.parse_label(text)
+            found["same" if said == prediction["prediction"] else "other" if said else "none"] += 1
+    return found

@@ -10,7 +10,7 @@ from rbft_trl.evidence.report import build_report
 from rbft_trl.evidence.stats import summarise
 from tests.browser import headless, needs_browser
 from tests.helpers import toy_recipe
-from tests.test_report import EVIL, predictions
+from tests.test_report import EVIL, many_arms, predictions
 
 
 @pytest.fixture
@@ -54,6 +54,30 @@ def test_the_report_fits_a_phone_and_filters_its_mistakes(report: Path) -> None:
         browser.find_elements(By.CSS_SELECTOR, ".filter input")[0].click()
         assert all(look.is_displayed() for look in looks)
         assert not browser.get_log("browser")
+
+
+@needs_browser
+def test_twenty_arms_and_thirty_classes_fit_a_narrow_phone(tmp_path: Path) -> None:
+    from selenium.webdriver.common.by import By
+
+    made = many_arms(tmp_path, num_arms=20, num_classes=30)
+    counts = {"rbft": {"n": 50, "same": 40, "other": 7, "none": 3}}
+    build_report(made, tmp_path / "report.html", strips=[], agreement=counts, note="")
+    with headless(360) as browser:
+        browser.get((tmp_path / "report.html").as_uri())
+        assert browser.execute_script("return window.innerWidth") == 360 and fits(browser)
+        wide = browser.find_elements(By.CSS_SELECTOR, ".wide")
+        overflow = "return arguments[0].scrollWidth > arguments[0].clientWidth"
+        assert any(browser.execute_script(overflow, e) for e in wide), "wide tables scroll in their own frame"
+        charts = browser.find_elements(By.CSS_SELECTOR, "figure svg")
+        assert len(charts) > 20 and all(0 < e.rect["width"] <= 360 for e in charts if e.is_displayed())
+        browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert fits(browser) and not browser.get_log("browser")
+        paper = "return getComputedStyle(document.body).backgroundColor"
+        light = browser.execute_script(paper)
+        feature = [{"name": "prefers-color-scheme", "value": "dark"}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": feature})
+        assert browser.execute_script(paper) != light
 
 
 @needs_browser

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rbft_trl.data.jsonl import write_jsonl
+from rbft_trl.data.jsonl import read_jsonl, write_jsonl
+from rbft_trl.evidence.charts import LEFT, RIGHT, UNTRAINED, budget_views, chart, ladder_views
 from rbft_trl.evidence.metrics import compute_metrics
-from rbft_trl.evidence.report import build_report, chart, encode_strip, most_confused
+from rbft_trl.evidence.page import encode_strip
+from rbft_trl.evidence.report import build_report, most_confused
 from rbft_trl.evidence.stats import summarise
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -115,7 +117,7 @@ def test_report_holds_every_part_and_loads_nothing(tmp_path: Path) -> None:
         assert expected in page.text
     for expected in ("Learning curves", "Confusion matrices", "invalid", "dropped: refusal", "75 %", "A man\nruns."):
         assert expected in page.text
-    assert kinds.count("polyline") == 8 and kinds.count("img") == 3 and kinds.count("details") == 4
+    assert kinds.count("polyline") == 8 and kinds.count("img") == 3 and kinds.count("details") == 5
 
 
 def test_everything_from_users_and_models_is_escaped(tmp_path: Path) -> None:
@@ -170,3 +172,94 @@ def test_chart_coordinates() -> None:
     made = chart([[(0, 0.0), (10, 2.0)], [(5, 1.0)]], last=10, highest=None, mark=5)
     assert made["lines"] == ["36.0,126.0 314.0,6.0"]
     assert made["dots"] == [("175.0", "66.0")] and made["mark"] == "175.0" and made["top"] == "2"
+
+
+def summary(mean: float, *, flops: float | None = None, clips: float | None = 100) -> dict[str, Any]:
+    made = {"accuracy": {"mean": mean}, "accuracy_interval": [mean - 0.1, mean + 0.1]}
+    return {"summary": made | {"costs": {"presentations": clips, "flops": flops}}}
+
+
+def test_a_ladder_has_a_chart_per_arm() -> None:
+    rungs = [
+        {"shots": 2, "arms": {"direct": summary(0.3), "rbft": summary(0.4)}},
+        {"shots": 4, "arms": {"direct": summary(0.5), "rbft": summary(0.6), "late": summary(0.5)}},
+        {"shots": 8, "arms": {"direct": summary(0.7), "rbft": summary(0.8), "late": summary(0.7)}},
+    ]
+    direct, rbft, late = ladder_views(rungs)
+    assert [c["caption"] for c in (direct, rbft, late)] == ["direct", "rbft", "late"]
+    assert rbft["reference"] == direct["line"] and direct["reference"] == ""
+    assert [text for _, text in rbft["ticks"]] == ["2", "4", "8"]
+    assert rbft["ticks"][1][0] == f"{(LEFT + RIGHT) / 2:.1f}"
+    assert (rbft["bottom"], rbft["top"]) == ("20 %", "90 %")
+    assert rbft["spans"][2]["high"] == "10.0" and direct["spans"][0]["low"] == "122.0", "from one end to the other"
+    heights = [float(point.split(",")[1]) for point in rbft["line"].split()]
+    assert heights == sorted(heights, reverse=True) and len(late["spans"]) == 2
+    assert ladder_views(rungs[:1]) == [] and ladder_views([{"shots": None, "arms": {}}] * 2) == []
+
+
+def test_budgets_are_on_a_scale_of_factors() -> None:
+    arms = {"a": summary(0.3, flops=1e12), "b": summary(0.4, flops=1e13), "c": summary(0.5, flops=1e14)}
+    (chart,) = budget_views(arms | {"zero_shot": summary(0.2)})  # all were shown as many clips: nothing to draw
+    xs = [float(s["x"]) for s in chart["spans"]]
+    assert "FLOPs" in chart["caption"] and [s["number"] for s in chart["spans"]] == [1, 2, 3, 4]
+    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2) and xs[3] == UNTRAINED < xs[0]
+    assert [text for _, text in chart["ticks"]] == ["1 T", "100 T", "none"]
+    assert budget_views({"a": summary(0.3), "b": summary(0.4)}) == []
+    assert [s["x"] for s in budget_views({"a": summary(0.3, flops=1e12), "b": summary(0.4)})[0]["spans"]]
+
+
+def test_everything_about_many_arms_is_shown(tmp_path: Path) -> None:
+    made = many_arms(tmp_path, num_arms=5, num_classes=4)
+    counts = {"rbft": {"n": 50, "same": 40, "other": 7, "none": 3}}
+    build_report(made, tmp_path / "report.html", strips=[], agreement=counts, note=NOTE)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    for expected in (
+        "Could be taken as an answer",
+        "Help to read the answer",
+        "Train on no rationale",
+        "of its own clip?",
+    ):
+        assert expected in page.text
+    for expected in ("Labelled clips per class", "What accuracy costs", "Accuracy by class", "Is time used?"):
+        assert expected in page.text
+    for expected in (
+        "On other clips: there",
+        "On classes that were not trained: novel",
+        "80 %",
+        "67 to 89 %",
+        "14 %",
+        "6 %",
+    ):
+        assert expected in page.text
+    assert "None" not in page.text and "nan" not in page.text
+
+
+def many_arms(folder: Path, *, num_arms: int, num_classes: int) -> dict[str, Any]:
+    """A ladder of two rungs with many arms, and every diagnostic that a comparison can have."""
+    names = [f"class number {i} with a name" for i in range(num_classes)]
+    arms = {"zero_shot": 0.2, "direct": 0.5, "rbft": 0.6, "oracle": 0.8, "shuffled": 0.5}
+    arms |= {f"arm_with_a_long_name_{i}": 0.4 + i / 100 for i in range(num_arms - 5)}
+    rungs = []
+    for shots in (2, 4):
+        rung = {"shots": shots} | comparison(folder, names, {arm: right * shots / 4 for arm, right in arms.items()})
+        for number, (arm, entry) in enumerate(rung["arms"].items()):
+            for cell in entry["draws"]:
+                cell |= {"shuffled_accuracy": 0.2, "tokens": 1e6 * (number + 1), "flops": 1e13 * (number + 1)}
+                cell |= dict.fromkeys(("steps", "tokens", "flops"), None) if arm == "zero_shot" else {}
+                there = {"predictions": cell["predictions"], "metrics": cell["metrics"]}
+                cell["elsewhere"] = {"cards/there.yaml": there, "cards/novel.yaml": renamed(folder, cell, names)}
+        rungs.append(rung | summarise(rung, names=names))
+    return {key: rungs[-1][key] for key in ("task", "created", "note", "arms", "pairs", "sentence")} | {"rungs": rungs}
+
+
+def renamed(folder: Path, cell: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """The same answers on a card with other labels."""
+    rows = [
+        p
+        | {key: p[key] and f"new {p[key]}" for key in ("label", "prediction")}
+        | {"scores": {f"new {name}": score for name, score in p["scores"].items()}}
+        for p in read_jsonl(cell["predictions"])
+    ]
+    file = folder / f"new {Path(cell['predictions']).name}"
+    write_jsonl(file, rows)
+    return {"predictions": str(file), "metrics": compute_metrics(rows, [f"new {name}" for name in names])}

@@ -9,7 +9,7 @@ from rbft_trl.evidence.table import p_value, signed_points
 
 Pair = dict[str, Any]
 FEWEST_GROUPS = 10  # fewer sources of clips say too little of others: nothing is claimed
-FEWEST_DRAWS = 5  # with fewer, intervals of 95 % held the truth in 92 % or more only (docs/statistics.md)
+FEWEST_DRAWS = 5  # with fewer, intervals of 95 % held the truth in 91 % at worst (docs/statistics.md)
 MIN_ORACLE_GAIN = 3.0  # points; below, no filter of rationales could win more than noise
 ALPHA = 0.05
 BOTH, CLIPS_ONLY = "clips and draws", "clips only"

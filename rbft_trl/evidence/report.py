@@ -3,19 +3,26 @@
 Input: the content of comparison.json and a few clips' frames. Output: report.html.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rbft_trl.evidence.metrics import INVALID
+from rbft_trl.evidence.charts import budget_views, curve_views, ladder_views
+from rbft_trl.evidence.metrics import INVALID, wilson_interval
 from rbft_trl.evidence.page import encode_strip, write_page
-from rbft_trl.evidence.table import cost, percent, signed_points
+from rbft_trl.evidence.stats import COSTS
+from rbft_trl.evidence.table import cost, p_value, percent, share, signed_points
 
 MATRIX_UP_TO = 30  # classes; larger matrices are told as their most frequent confusions
-LEFT, RIGHT, TOP, BOTTOM = 36, 314, 6, 126  # the drawing area of a chart in report.html
+CURVES_OPEN_UP_TO = 8  # charts; more stand behind a click
+FAMILIES = {
+    "treatments": "Could be taken as an answer",
+    "controls": "Help to read the answer",
+    "references": "Train on no rationale, or not at all",
+    "content": "Does it matter what a rationale says of its own clip?",
+}
 MORE = {
     "invalid %": "invalid_rate",
     "accuracy of greedy answers %": "generated_accuracy",
@@ -33,31 +40,38 @@ def build_report(
     strips: Sequence[dict[str, Any]],
     note: str,
     mistakes: Sequence[dict[str, Any]] = (),
+    agreement: dict[str, dict[str, int]] | None = None,
 ) -> None:
     """Writes the report.
 
     Args:
-        comparison (`dict`): Content of comparison.json, with `pairs`, `sentence` and a `summary` per arm.
+        comparison (`dict`): Content of comparison.json, with `pairs`, `sentence` and a `summary` per arm, and the same
+            per rung in `rungs`.
         out (`Path`): The HTML file.
         strips (`list[dict]`): Rationales to show: `id, label, text, verdict, frames` (uint8 `[T, H, W, 3]` RGB) and,
             if known, `reason` and `shown`.
         mistakes (`list[dict]`, *optional*): Test clips to look at: `id, label, prediction, why, scores` (the best, as
             pairs), `text` (what the model writes about the clip), `concludes` (the label of its last line, or None)
             and `frames`.
+        agreement (`dict`, *optional*): By arm, on how many test clips (`n`) what the model writes ends in its decision
+            (`same`), in another label (`other`) or in none (`none`).
         note (`str`): What holds whatever the figures say; stands below the sentence.
     """
-    write_page("report.html", out, view(comparison, strips=strips, mistakes=mistakes, note=note))
+    shown = view(comparison, strips=strips, mistakes=mistakes, agreement=agreement or {}, note=note)
+    write_page("report.html", out, shown)
 
 
 def view(
     comparison: dict[str, Any],
     *,
     strips: Sequence[dict[str, Any]],
+    mistakes: Sequence[dict[str, Any]],
+    agreement: dict[str, dict[str, int]],
     note: str,
-    mistakes: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """What the template shows, as text and coordinates."""
     arms, pairs = comparison["arms"], comparison.get("pairs", [])
+    rungs = comparison.get("rungs") or [comparison]
     draws = max(len(entry["draws"]) for entry in arms.values())
     first = next(iter(arms.values()))["draws"][0]["metrics"]
     counted = f"{first['n']:,} test clips, {draws} draw{'s' if draws > 1 else ''} of labelled clips"
@@ -68,11 +82,21 @@ def view(
         "sentence": comparison["sentence"].removesuffix(note).rstrip(),
         "note": note,
         "arms": [arm_view(name, entry) for name, entry in arms.items()],
+        "budgets": budget_views(arms),
+        "ladder": ladder_views(rungs),
+        "rungs": [rung["shots"] for rung in rungs] if len(rungs) > 1 else [],
+        "steps": ladder_rows(rungs) if len(rungs) > 1 else [],
         "chance": _number(100 * first["chance"]),
         "levels": f"Chance {100 * first['chance']:.1f} %, majority class {100 * first['majority']:.1f} %.",
         "pairs": [pair_view(pair) for pair in pairs],
         "covers": pairs[0]["covers"] if pairs else "",
-        "curves": [chart for name, entry in arms.items() for chart in curve_views(name, entry["draws"])],
+        "families": [f for f in FAMILIES.items() if f[0] in {pair["family"] for pair in pairs}],
+        "by_class": class_rows(arms),
+        "frames": frame_rows(arms),
+        "elsewhere": [card_view(card, found) for card, found in rungs[-1].get("elsewhere", {}).items()],
+        "agreement": [agreement_view(arm, counts) for arm, counts in agreement.items()],
+        "curves": (curves := [chart for name, entry in arms.items() for chart in curve_views(name, entry["draws"])]),
+        "curves_open": len(curves) <= CURVES_OPEN_UP_TO,
         "more_titles": list(MORE),
         "kept": [(name, rows) for name, entry in arms.items() if (rows := kept_view(entry["draws"]))],
         "classes": sorted({clip[key] for clip in mistakes for key in ("label", "prediction") if clip[key]}),
@@ -97,7 +121,7 @@ def arm_view(name: str, entry: dict[str, Any]) -> dict[str, Any]:
         "low": _number(low),
         "high": _number(high),
         "width": _number(high - low),
-        **{key: cost(summary["costs"], key) for key in ("steps", "presentations", "seconds")},
+        "costs": [cost(summary["costs"], key) for key in COSTS],
         "columns": [*labels, INVALID],
         "matrix": shaded(labels, matrix) if small else [],
         "confused": [] if small else most_confused(labels, matrix),
@@ -124,52 +148,80 @@ def most_confused(labels: Sequence[str], matrix: np.ndarray, *, most: int = 20) 
 
 def pair_view(pair: dict[str, Any]) -> dict[str, str]:
     """One row of the table of differences."""
-    low, high = (signed_points(value) for value in pair["interval"])
     p_values = [draw["mcnemar_p"] for draw in pair["per_draw"]]
+    many = pair["family_size"] > 1
     return {
         "arm": pair["arm"],
         "baseline": pair["baseline"],
+        "family": pair["family"],
         "difference": signed_points(pair["difference"]),
-        "low": low,
-        "high": high,
-        "p": _p_value(pair["p"]),
-        "mcnemar": ", ".join(map(_p_value, p_values[:10])) + (" …" if len(p_values) > 10 else ""),
+        "interval": _interval(pair["interval"]),
+        "simultaneous": _interval(pair["simultaneous"]) if many else "–",
+        "p": p_value(pair["p_corrected"]),
+        "share": share(pair),
+        "share_interval": _interval([100 * b for b in pair["share"]["interval"]], digits=0)
+        if pair.get("share")
+        else "",
+        "bootstrap": _interval(pair["bootstrap_interval"]),
+        "mcnemar": ", ".join(map(p_value, p_values[:10])) + (" …" if len(p_values) > 10 else ""),
         "detectable": f"{pair['smallest_detectable']['points']:.1f}",
     }
 
 
-def curve_views(arm: str, draws: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Training loss and validation accuracy of an arm as charts, a line per draw; none if it was not trained."""
-    charts, steps = [], [entry["step"] for draw in draws for entry in draw.get("curves") or []]
-    for key, title in (("loss", "training loss"), ("eval_accuracy", "validation accuracy")):
-        series = [
-            [(e["step"], e[key]) for e in draw.get("curves") or [] if key in e and math.isfinite(e[key])]
-            for draw in draws
+def ladder_rows(rungs: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Per arm the accuracy at each rung."""
+    arms = {arm: None for rung in rungs for arm in rung["arms"]}
+    return [
+        (arm, [percent(r["arms"][arm]["summary"]["accuracy"]) if arm in r["arms"] else "–" for r in rungs])
+        for arm in arms
+    ]
+
+
+def class_rows(arms: dict[str, dict[str, Any]]) -> list[tuple[str, int, list[tuple[str, int]]]]:
+    """Per class: name, test clips, and per arm the accuracy on them in % (mean over draws) with a shade."""
+    first = next(iter(arms.values()))["draws"][0]["metrics"]["per_class"]
+    rows = []
+    for name, figures in first.items():
+        means = [
+            float(np.mean([draw["metrics"]["per_class"][name]["recall"] for draw in entry["draws"]]))
+            for entry in arms.values()
         ]
-        if any(series):
-            highest = 1.0 if key == "eval_accuracy" else None
-            made = chart(series, last=max(steps), highest=highest, mark=draws[0].get("stage1_steps"))
-            charts.append(made | {"caption": f"{arm}: {title}"})
-    return charts
+        shown = [(f"{100 * mean:.0f}" if figures["support"] else "–", round(65 * mean)) for mean in means]
+        rows.append((name, figures["support"], shown))
+    return rows
 
 
-def chart(
-    series: Sequence[Sequence[tuple[float, float]]], *, last: int, highest: float | None, mark: int | None
-) -> dict[str, Any]:
-    """Coordinates of a chart from step 0 to `last` and from 0 upwards; a line of a single point is drawn as a dot."""
-    top, last = highest or max(1e-9, *(y for line in series for _, y in line)), max(last, 1)
+def frame_rows(arms: dict[str, dict[str, Any]]) -> list[tuple[str, str, str, str]]:
+    """Per arm: accuracy, accuracy with frames in a random order, and what that costs."""
+    found = {arm: entry["summary"] for arm, entry in arms.items() if "shuffled_frames" in entry["summary"]}
+    return [
+        (arm, percent(s["accuracy"]), percent(s["shuffled_frames"]["accuracy"]), percent(s["shuffled_frames"]["loss"]))
+        for arm, s in found.items()
+    ]
 
-    def place(x: float, y: float) -> tuple[str, str]:
-        across = LEFT + x / last * (RIGHT - LEFT)
-        return f"{across:.1f}", f"{BOTTOM - y / top * (BOTTOM - TOP):.1f}"
 
-    return {
-        "lines": [" ".join(",".join(place(*point)) for point in line) for line in series if len(line) > 1],
-        "dots": [place(*line[0]) for line in series if len(line) == 1],
-        "mark": place(mark, 0)[0] if mark is not None else None,
-        "last": f"{last:g}",
-        "top": f"{top:.3g}",
-    }
+def card_view(card: str, found: dict[str, Any]) -> dict[str, Any]:
+    """The arms on another card: accuracy, difference to direct SFT, and the harmonic mean if its classes are new."""
+    pairs = {pair["arm"]: pair for pair in found["pairs"] if pair["baseline"] == "direct"}
+    rows = []
+    for arm, entry in found["arms"].items():
+        pair, both = pairs.get(arm), entry.get("base_to_novel")
+        interval = _interval([100 * b for b in entry["summary"]["accuracy_interval"]], sign=False)
+        gain = [signed_points(pair["difference"]), p_value(pair["p_corrected"])] if pair else ["–", "–"]
+        mean = (
+            [f"{100 * both['harmonic_mean']:.1f}", _interval([100 * b for b in both["interval"]], sign=False)]
+            if both
+            else []
+        )
+        rows.append((arm, [percent(entry["summary"]["accuracy"]), interval, *gain, *mean]))
+    return {"card": Path(card).stem, "novel": found["novel"], "rows": rows}
+
+
+def agreement_view(arm: str, counts: dict[str, int]) -> dict[str, Any]:
+    """How often what a model writes ends in what it decides, with a Wilson interval."""
+    low, high = wilson_interval(counts["same"], counts["n"])
+    figures = {key: f"{100 * counts[key] / counts['n']:.0f} %" for key in ("same", "other", "none")}
+    return figures | {"arm": arm, "n": f"{counts['n']:,}", "interval": f"{100 * low:.0f} to {100 * high:.0f} %"}
 
 
 def kept_view(draws: Sequence[dict[str, Any]]) -> list[tuple[str, int, int, str, float]]:
@@ -216,8 +268,9 @@ def _mean_figure(values: Sequence[float | None], title: str) -> str:
     return f"{100 * mean:.1f}" if title.endswith("%") else f"{mean:.3f}"
 
 
-def _p_value(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else "<0.001"
+def _interval(bounds: Sequence[float], *, digits: int | None = None, sign: bool = True) -> str:
+    low, high = (f"{b:.{digits}f}" if digits is not None else signed_points(b, sign=sign) for b in bounds)
+    return f"{low} to {high}"
 
 
 def _number(value: float) -> str:
