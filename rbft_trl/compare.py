@@ -64,7 +64,7 @@ def run_rung(run: Cells, shots: int | None) -> dict[str, list[Cell]]:
     args = run.args
     cells: dict[str, list[Cell]] = {arm: [] for arm in args.arms}
     part, parts = args.parts
-    draws = range(part - 1, args.seeds, parts)
+    draws = range(args.first_draw, args.first_draw + args.seeds)[part - 1 :: parts]
     total = len(args.arms) * len(draws)
     for draw in draws:
         place = Place(draw, shots)

@@ -35,6 +35,7 @@ class CompareArguments:
         None, "JSONL of {id, text, label}: true descriptions of training clips, for arms that use them.", path=True
     )
     seeds: int = option(1, "Number of draws.")
+    first_draw: int = option(0, "Number of the first draw: other draws than those of an earlier comparison.")
     shots: list[int] | None = option(None, "Labelled clips per class, one comparison each; left out: the recipes'.")
     trials: dict[str, Any] | None = option(
         None,
@@ -56,8 +57,8 @@ class CompareArguments:
         for key in ("output_dir", *RECIPES):
             if not getattr(self, key):
                 raise UserError(f"'{key}' is missing in the comparison; recipes/toy/compare.yaml shows what it is for")
-        if self.seeds < 1:
-            raise UserError(f"'seeds' is {self.seeds} but must be at least 1")
+        if self.seeds < 1 or self.first_draw < 0:
+            raise UserError(f"'seeds' is {self.seeds} (at least 1), 'first_draw' {self.first_draw} (at least 0)")
         if not self.arms:
             raise UserError("'arms' is empty, so there is nothing to compare; name direct and another one")
         if self.shots is not None and (not self.shots or min(self.shots) < 1 or self.shots != sorted(set(self.shots))):

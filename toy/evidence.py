@@ -1,0 +1,118 @@
+"""Everything that is claimed of the toy domains: runs the comparisons behind it, or reads their committed results.
+
+A comparison is one of `RUNS`. Two processes share its draws; each finished cell is kept, so a killed run goes on. What
+it found is one small file, results/NAME.jsonl, to which further draws can be added.
+Command: python toy/evidence.py --run arms_far --seeds 10      (or --tables: from the committed results alone)
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rbft_trl import compare
+from rbft_trl.data.task import TaskCard
+from rbft_trl.errors import UserError, run_entry
+from rbft_trl.evidence.results import merge_results, read_results, write_results
+from toy.domains import DOMAINS
+from toy.ladder import table, write_arms
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "results"
+UNTRAINED = ["majority", "zero_shot", "probe", "heads"]
+MAIN = ["direct", "rbft", "shuffled", "oracle"]
+ALL = [*UNTRAINED, *MAIN, "direct_short", "rbft_hint", "oracle_guideline", "permuted", "captions", "pseudo_labels"]
+ALL += ["playing_order", "rationale_label", "label_rationale", "joint", "star"]
+ONE_TARGET = ["probe", "direct", "rbft", "rationale_label", "label_rationale", "joint", "star", "oracle"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One comparison.
+
+    Args:
+        domain (`str`): Of toy/domains.py.
+        arms (`list[str]`, *optional*): Files of recipes/arms; the cells of the ladder if None.
+        shots (`list[int]`, *optional*): Labels per class; the recipes' own if None.
+    """
+
+    domain: str
+    arms: list[str] | None
+    shots: list[int] | None = None
+
+
+RUNS = {f"arms_{name}": Run(name, ALL) for name in DOMAINS}
+RUNS |= {"ladder_far": Run("far", None), "shots_far": Run("far", ONE_TARGET, [2, 4, 8, 16])}
+
+
+def command(name: str, *, seeds: int, first: int) -> list[str]:
+    """The words of rbft_trl/compare.py for a comparison."""
+    run, out = RUNS[name], REPOSITORY / f"outputs/toy/{name}"
+    domain = DOMAINS[run.domain]
+    folder = out / "arms" if run.arms is None else REPOSITORY / "recipes/arms"
+    arms = write_arms(folder) if run.arms is None else run.arms
+    words = [str(REPOSITORY / "recipes/toy/compare.yaml"), "--arms", f"[{', '.join(arms)}]"]
+    words += ["--arms_folder", str(folder), "--output_dir", str(out), "--seeds", str(seeds), "--first_draw", str(first)]
+    words += ["--task", str(REPOSITORY / "recipes/tasks" / domain.card)]
+    words += ["--oracle_texts", str(REPOSITORY / "outputs/toy" / domain.folder / "attributes.jsonl")]
+    words += ["--shuffled_frames", "true"] if run.arms == ALL else []
+    return words + (["--shots", f"[{', '.join(map(str, run.shots))}]"] if run.shots else [])
+
+
+def make_clips(domain: str) -> None:
+    """The clips of a domain, if they are not there yet."""
+    subprocess.run([sys.executable, str(REPOSITORY / "toy/clips.py"), "--domain", domain], check=True)
+
+
+def execute(name: str, *, seeds: int, first: int) -> None:
+    """Runs a comparison in two processes of one thread each, then gathers, and adds its draws to results/."""
+    make_clips(RUNS[name].domain)
+    words = command(name, seeds=seeds, first=first)
+    script, one = str(REPOSITORY / "rbft_trl/compare.py"), os.environ | {"OMP_NUM_THREADS": "1"}
+    parts = [
+        subprocess.Popen([sys.executable, script, *words, "--part", f"{part}/2"], env=one)
+        for part in (1, 2)[: min(seeds, 2)]
+    ]
+    codes = [process.wait() for process in parts]
+    if any(codes):
+        raise UserError(f"'{name}' was stopped or failed (exit codes {codes}); the same command goes on")
+    comparison = compare.main(words)
+    card = TaskCard.from_yaml(REPOSITORY / "recipes/tasks" / DOMAINS[RUNS[name].domain].card, with_data=False)
+    RESULTS.mkdir(exist_ok=True)
+    fresh = REPOSITORY / f"outputs/toy/{name}/results_{first}.jsonl"
+    write_results(fresh, comparison, names=card.names)
+    kept = RESULTS / f"{name}.jsonl"
+    merge_results(kept, [*([kept] if kept.is_file() else []), fresh])
+
+
+def tables(names: list[str]) -> None:
+    """Prints what the committed results say."""
+    for name in names:
+        file = RESULTS / f"{name}.jsonl"
+        if not file.is_file():
+            print(f"\n## {name}\n\nnot measured")
+            continue
+        comparison = read_results(file)
+        for rung in comparison["rungs"]:
+            print(f"\n## {name}, {rung['shots']} shots\n\n{rung['table']}\n\n{rung['sentence']}")
+        if RUNS[name].arms is None:
+            print("\n" + table(comparison))
+
+
+def main(argv: list[str]) -> None:
+    """Runs one comparison or all, then prints their tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", nargs="*", choices=list(RUNS), default=list(RUNS))
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first_draw", type=int, default=0)
+    parser.add_argument("--tables", action="store_true", help="run nothing, read results/ alone")
+    args = parser.parse_args(argv)
+    for name in [] if args.tables else args.run:
+        execute(name, seeds=args.seeds, first=args.first_draw)
+    tables(args.run)
+
+
+if __name__ == "__main__":
+    run_entry(main)
