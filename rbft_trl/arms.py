@@ -28,6 +28,7 @@ class Step:
         settings (`dict`): Overrides of the recipe; a value may refer to another step.
         steps_of (`str`, *optional*): `arm` or `arm/step`: train as many optimiser steps as that one. Of an arm: as
             many in all as it has, less those of the earlier steps here.
+        steps_share (`float`, *optional*, defaults to 1.0): Of `steps_of`, where a step shows more than others do.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Step:
     recipe: str
     settings: dict[str, Any] = field(default_factory=dict)
     steps_of: str | None = None
+    steps_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,14 @@ def _step(name: Any, raw: Any, file: Path) -> Step:
         raise UserError(f"{file}: the step {name!r} needs a name of small letters that does not begin with eval")
     if not isinstance(raw, dict) or ("recipe" in raw) == ("texts" in raw):
         raise UserError(f"{file}: step '{name}' needs either 'recipe' or 'texts'; recipes/arms/rbft.yaml shows it")
-    rest = {key: value for key, value in raw.items() if key not in ("recipe", "texts", "entry", "steps_of")}
-    steps_of = raw.get("steps_of")
+    rest = {
+        key: value for key, value in raw.items() if key not in ("recipe", "texts", "entry", "steps_of", "steps_share")
+    }
+    steps_of, share = raw.get("steps_of"), raw.get("steps_share", 1.0)
+    if "steps_share" in raw and (steps_of is None or not isinstance(share, float) or not 0 < share <= 1):
+        raise UserError(
+            f"{file}: 'steps_share' of step '{name}' is {share!r} but must be a share of steps_of, e.g. 0.5"
+        )
     if steps_of is not None and not isinstance(steps_of, str):
         raise UserError(f"{file}: 'steps_of' of step '{name}' is {steps_of!r} but must be an arm, or arm/step")
     if "texts" in raw:
@@ -160,7 +168,7 @@ def _step(name: Any, raw: Any, file: Path) -> Step:
         raise UserError(f"{file}: 'steps_of' of step '{name}' is for training without max_steps; leave one out")
     if recipe.endswith(".yaml"):
         recipe = str(file.parent / recipe)
-    return Step(name, entry, recipe, rest, steps_of)
+    return Step(name, entry, recipe, rest, steps_of, share)
 
 
 def references(value: Any, own: str) -> list[tuple[str, str]]:

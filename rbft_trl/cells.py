@@ -149,7 +149,8 @@ class Cells:
         other, _, target = step.steps_of.partition("/")
         model = self.arms[other]
         if target:
-            return ["--max_steps", str(int(self.step(model, model.step(target), place).cost["steps"]))]
+            steps = self.step(model, model.step(target), place).cost["steps"]
+            return ["--max_steps", str(max(1, round(steps * step.steps_share)))]
         wanted = sum(self.step(model, s, place).cost.get("steps", 0) for s in model.steps)
         before = sum(done.cost.get("steps", 0) for done in closure(needs).values())
         if wanted <= before:
@@ -157,7 +158,7 @@ class Cells:
                 f"arm '{arm.name}': the steps before '{step.name}' have {before:g} optimiser steps already, and "
                 f"'{other}' has {wanted:g} in all; give them fewer epochs"
             )
-        return ["--max_steps", str(int(wanted - before))]
+        return ["--max_steps", str(max(1, round((wanted - before) * step.steps_share)))]
 
     def best_trial(self, arm: Arm, place: Place) -> Done:
         """The last stage of an arm with each value of `trials`: the best on validation, the first among equals."""
@@ -196,7 +197,7 @@ class Cells:
             draw = [self.args.eval, *setup, "--task", card, "--shots", "null", "--output_dir", str(output)]
             extra = [w for key, value in arm.evaluate.items() for w in (f"--{key}", _text(value))]
             self.run("eval", [*draw, *checkpoint, *given, *extra])
-            found[card] = {
+            found[Path(card).stem] = {
                 "predictions": str(output / "predictions.jsonl"),
                 "metrics": read_json(output / "metrics.json"),
             }

@@ -20,6 +20,7 @@ from rbft_trl.costs import Place
 from rbft_trl.data.jsonl import write_json
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.controls import oracle_samples
+from rbft_trl.evidence.power import power_before
 from rbft_trl.evidence.report import build_report
 from rbft_trl.evidence.stats import summarise
 from rbft_trl.plan import check_options
@@ -47,6 +48,10 @@ def main(argv: list[str]) -> dict[str, Any]:
     transformers_logging.disable_progress_bar()  # dozens of loads of a small base
     run = Cells(args, arms)
     check_oracle(run)
+    task = run.task(Place(args.first_draw, args.shots and args.shots[-1]))
+    tested = task.of_split("test")
+    groups, trained = len({row["group"] for row in tested}), sum(arm.trained is not None for arm in arms.values())
+    print(power_before(len(tested), groups, args.seeds, num_arms=max(trained - 1, 1))["sentence"], flush=True)
     rungs = []
     for shots in args.shots or [None]:
         cells = run_rung(run, shots)

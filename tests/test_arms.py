@@ -58,6 +58,10 @@ ARM = {"about": "x", "steps": {"one": {"recipe": "direct"}}}
         ),
         ({"steps": {"one": {"recipe": "direct", "steps_of": "mine"}}}, "'one' takes its steps from its own arm"),
         ({"steps": {"one": {"recipe": "stage2", "init": "<other/one>"}}}, "arms refer to each other in a circle"),
+        (
+            {"steps": {"one": {"recipe": "direct", "steps_share": 0.5}}},
+            "'steps_share' of step 'one' is 0.5 but must be",
+        ),
         ({"steps": {"one": {"texts": "oracle", "entry": "sft"}}}, "takes no 'entry'"),
     ],
 )

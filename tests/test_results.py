@@ -7,7 +7,7 @@ import pytest
 
 from rbft_trl.errors import UserError
 from rbft_trl.evidence.report import build_report
-from rbft_trl.evidence.results import read_results, write_results
+from rbft_trl.evidence.results import merge_results, read_results, write_results
 from rbft_trl.evidence.stats import summarise
 from tests.test_stats import NAMES, comparison  # noqa: F401
 
@@ -44,3 +44,19 @@ def test_another_file_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text(text)
     with pytest.raises(UserError, match=r"r\.jsonl"):
         read_results(tmp_path / "r.jsonl")
+
+
+def test_draws_of_two_files_are_one_comparison(comparison: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+    arms = comparison["arms"]
+    for i in range(2):
+        some = {arm: entry | {"draws": entry["draws"][i : i + 1]} for arm, entry in arms.items()}
+        write_results(tmp_path / f"{i}.jsonl", comparison | {"arms": some}, names=NAMES)
+    write_results(tmp_path / "whole.jsonl", comparison, names=NAMES)
+    merge_results(tmp_path / "both.jsonl", [tmp_path / "0.jsonl", tmp_path / "1.jsonl"])
+    assert read_results(tmp_path / "both.jsonl")["pairs"] == read_results(tmp_path / "whole.jsonl")["pairs"]
+    merge_results(tmp_path / "again.jsonl", [tmp_path / "both.jsonl", tmp_path / "1.jsonl"])
+    assert (tmp_path / "again.jsonl").read_text() == (tmp_path / "both.jsonl").read_text()
+    other = (tmp_path / "1.jsonl").read_text().replace('"task":"t"', '"task":"u"')
+    (tmp_path / "other.jsonl").write_text(other)
+    with pytest.raises(UserError, match=r"other\.jsonl' has another 'task'"):
+        merge_results(tmp_path / "no.jsonl", [tmp_path / "0.jsonl", tmp_path / "other.jsonl"])

@@ -24,8 +24,8 @@ RESULTS = REPOSITORY / "results"
 UNTRAINED = ["majority", "zero_shot", "probe", "heads"]
 MAIN = ["direct", "rbft", "shuffled", "oracle"]
 ALL = [*UNTRAINED, *MAIN, "direct_short", "rbft_hint", "oracle_guideline", "permuted", "captions", "pseudo_labels"]
-ALL += ["playing_order", "rationale_label", "label_rationale", "joint", "star"]
-ONE_TARGET = ["probe", "direct", "rbft", "rationale_label", "label_rationale", "joint", "star", "oracle"]
+ALL += ["playing_order", "rationale_label", "label_rationale", "joint"]
+ONE_TARGET = ["probe", "direct", "rbft", "rationale_label", "label_rationale", "joint", "oracle"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,16 @@ def command(name: str, *, seeds: int, first: int) -> list[str]:
     folder = out / "arms" if run.arms is None else REPOSITORY / "recipes/arms"
     arms = write_arms(folder) if run.arms is None else run.arms
     words = [str(REPOSITORY / "recipes/toy/compare.yaml"), "--arms", f"[{', '.join(arms)}]"]
-    words += ["--arms_folder", str(folder), "--output_dir", str(out), "--seeds", str(seeds), "--first_draw", str(first)]
+    words += [
+        "--arms_folder",
+        str(folder),
+        "--output_dir",
+        str(out),
+        "--seeds",
+        str(seeds),
+        "--first_draw",
+        str(first),
+    ]
     words += ["--task", str(REPOSITORY / "recipes/tasks" / domain.card)]
     words += ["--oracle_texts", str(REPOSITORY / "outputs/toy" / domain.folder / "attributes.jsonl")]
     words += ["--shuffled_frames", "true"] if run.arms == ALL else []

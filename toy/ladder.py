@@ -47,12 +47,13 @@ def write_arms(folder: Path) -> list[str]:
                 steps = {"texts": made | {"times_labels": times}, "stage1": stage1 | {"steps_of": "rbft/stage1"}}
                 steps["stage2"] = {"recipe": "stage2", "init": "<stage1>"}
                 names.append(f"{text}_{times}x_{parts}")
-                _write(folder, names[-1], f"{text} texts, {times} x the labels, LoRA on {parts}", steps)
+                about = f"{text} texts, {times} x the labels, LoRA on {parts}"
+                _write(folder, names[-1], about, steps, control=text in ("true", "guideline", "shuffled"))
     return names
 
 
-def _write(folder: Path, name: str, about: str, steps: dict[str, Any]) -> None:
-    text = yaml.safe_dump({"about": about, "steps": steps}, sort_keys=False)
+def _write(folder: Path, name: str, about: str, steps: dict[str, Any], *, control: bool = False) -> None:
+    text = yaml.safe_dump({"about": about, "control": control, "steps": steps}, sort_keys=False)
     write_text(folder / f"{name}.yaml", text)
 
 

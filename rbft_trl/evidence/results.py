@@ -98,3 +98,27 @@ def _clips(head: dict[str, Any], card: str) -> dict[str, list[Any]]:
 
 def _rungs(comparison: dict[str, Any]) -> list[dict[str, Any]]:
     return comparison.get("rungs") or [comparison]
+
+
+def merge_results(path: str | Path, files: Sequence[str | Path]) -> None:
+    """Writes one file with the cells of several, e.g. of further draws; of equal cells the last counts.
+
+    Raises:
+        UserError: if the files are of other clips, classes or tasks.
+    """
+    head: dict[str, Any] = {}
+    cells: dict[tuple[Any, str, int], dict[str, Any]] = {}
+    for file in files:
+        first, *lines = read_jsonl(file) or [{}]
+        head = head or first
+        for key in ("format", "task", "clips"):
+            if first.get(key) != head.get(key):
+                raise UserError(
+                    f"'{file}' has another '{key}' than '{files[0]}'; their draws are not of one comparison"
+                )
+        head["arms"] = head["arms"] | first["arms"]
+        cells |= {(line["shots"], line["arm"], line["draw"]): line for line in lines}
+    order = list(head["arms"])
+    ordered = sorted(cells.values(), key=lambda c: (c["shots"] or 0, order.index(c["arm"]), c["draw"]))
+    text = [json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in (head, *ordered)]
+    write_text(path, "".join(text))
