@@ -26,6 +26,7 @@ from rbft_trl.model.provenance import (
     begins_new_adapter,
     files_of,
     groups_of,
+    order_targets,
     read_record,
     under_adapter,
     weights_fingerprint,
@@ -80,6 +81,7 @@ def train(plan: Plan, trainer: VideoSFTTrainer, resume: str | None, push: PushIn
         trainer.save_state()
         if trainer.accelerator.is_main_process:
             folder = trainer.args.output_dir
+            order_targets(folder)
             write_record(folder, plan.task.card, make_record(plan, trainer, seconds, folder))
 
 

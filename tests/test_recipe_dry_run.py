@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rbft_trl import compare, rationales, sft
+from rbft_trl import compare, rationales, sft, star
 from rbft_trl import eval as evaluation
 from rbft_trl.data.jsonl import read_json
 from tests.helpers import REPOSITORY
@@ -33,6 +33,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     # The other arms and draws are those of tests/test_compare.py; oracle_texts is for an arm that is left out.
     "compare": {"arms": "[direct, rbft]", "seeds": 1, "oracle_texts": "null"},
 }
+BASE = REPOSITORY / "toy/base"
 MAINS = {"rationales": rationales.main, "eval": evaluation.main}
 
 SETUPS = sorted(path.stem for path in (REPOSITORY / "recipes/setups").glob("*.yaml"))
@@ -54,10 +55,10 @@ CHAINS = [
 
 def test_every_recipe_is_run() -> None:
     folders = {REPOSITORY / folder for folder, _ in FOLDERS}
-    others = ("setups", "tasks", "arms")
+    others = ("setups", "tasks", "arms", "toy_answers")  # for the last see tests/test_open_answers.py
     found = {path for path in (REPOSITORY / "recipes").rglob("*.yaml") if path.parent.name not in others}
     assert {path.parent for path in found} == folders
-    assert {path.stem for path in found} == {*OVERRIDES, "setup"}
+    assert {path.stem for path in found} == {*OVERRIDES, "setup", "star", "star_pairs"}
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +143,28 @@ def test_the_comparison_runs_the_recipes_beside_it(
         resolved = read_json(written / "draw0" / arm / stage / "recipe.json")  # with what the setup gave
         assert resolved["load_in_4bit"] is (folder == "recipes")
         assert resolved["weight_decay"] == (0.0 if folder == "recipes/toy" else 0.1)
+
+
+@pytest.mark.parametrize("folder", ["recipes", "recipes/toy"])
+def test_video_star_runs_the_recipes_beside_it(
+    folder: str, toy_set: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the toy's base: one that writes noise keeps nothing to train on, even if it is told the label."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(REPOSITORY / "recipes", tmp_path / "recipes")
+    for name in ("rationales", "stage1", "stage2", "eval", "star_pairs"):
+        if (file := tmp_path / folder / f"{name}.yaml").is_file():
+            changes = OVERRIDES["stage1" if name == "star_pairs" else name] | {"model_name_or_path": str(BASE)}
+            changes |= {"max_new_tokens": 40, "checks": "label_match"} if name == "rationales" else {}
+            changes |= FEW_CLIPS if folder == "recipes/toy" else {}
+            recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+            file.write_text(yaml.safe_dump(recipe | changes), encoding="utf-8")
+    words = ["--cycles", "2", "--min_rise", "-1", "--final_pairs", "kept"]
+    result = star.main([f"{folder}/star.yaml", "--task", str(toy_set[0]), *words])
+    written = Path(yaml.safe_load((tmp_path / folder / "star.yaml").read_text())["output_dir"])
+    assert result["final"] == str(written / ("stage2" if folder == "recipes/toy" else "final"))
+    assert [cycle["trained"]["steps"] for cycle in result["cycles"]] == [2, 2] and result["evaluation"]["n"] == 24
+    assert result["cost"]["steps"] == 2 * (4 if folder == "recipes/toy" else 3)
+    for stage in ("cycle0/model", "cycle1/model", "final"):
+        resolved = read_json(written / stage / "recipe.json")  # with what the setup gave
+        assert resolved["init"] == "base" and resolved["load_in_4bit"] is (folder == "recipes")

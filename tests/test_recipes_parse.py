@@ -14,7 +14,7 @@ import yaml
 from packaging.version import Version
 
 from rbft_trl.configs import DataArguments, StageArguments
-from rbft_trl.data.task import FINAL_LINE, TaskCard
+from rbft_trl.data.task import TaskCard
 from rbft_trl.model.families import PUBLISHED
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe
@@ -29,7 +29,10 @@ SETUPS = [*SHARED, *sorted(FOLDER.rglob("setup.yaml"))]
 ARMS = set((FOLDER / "arms").glob("*.yaml"))  # see tests/test_arms.py
 RECIPES = sorted(set(FOLDER.rglob("*.yaml")) - set(CARDS) - set(SETUPS) - ARMS)
 STAGES = ("rationales", "stage1", "stage2", "direct", "eval")
-CHAINS = [(FOLDER, setup) for setup in SHARED] + [(setup.parent, setup) for setup in SETUPS if setup not in SHARED]
+OPEN = FOLDER / "toy_answers"  # has no classes, so no stage 2 and no direct SFT
+CHAINS = [(FOLDER, setup) for setup in SHARED]
+CHAINS += [(setup.parent, setup) for setup in SETUPS if setup not in SHARED and setup.parent != OPEN]
+DRIVERS = ("compare", "star")
 BASES = sorted(f"Qwen/{path.stem}" for path in PUBLISHED.glob("*.json"))
 BASE_NAME = re.compile(r"\bQwen/[\w.-]+\w")
 # What may differ between the setups for one kind of hardware and another; all else is written alike in each.
@@ -131,8 +134,8 @@ def test_the_recipe_is_parsed_by_its_entry(path: Path, monkeypatch: pytest.Monke
     ("setup", "base"), [(s, b) for s in SHARED for b in bases(s)], ids=lambda v: v.stem if isinstance(v, Path) else v
 )
 def test_every_stage_takes_every_setup_and_base(setup: Path, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind in (*STAGES, "compare"):
-        words = ["--setup", str(setup), *(["--model_name_or_path", base] if kind != "compare" else [])]
+    for kind in (*STAGES, *DRIVERS):
+        words = ["--setup", str(setup), *(["--model_name_or_path", base] if kind not in DRIVERS else [])]
         read(FOLDER / f"{kind}.yaml", monkeypatch, *words)
 
 
@@ -214,15 +217,17 @@ def test_a_copied_folder_runs_from_anywhere_and_reads_its_own_files(
     compared = options(copy / "compare.yaml", monkeypatch)
     for key in STAGES:
         assert compared[key] == str(copy / f"{key}.yaml")
+    cycles = options(copy / "star.yaml", monkeypatch)
+    assert all(cycles[key] == str(copy / f"{key}.yaml") for key in ("rationales", "stage1", "eval"))
 
 
 def test_the_table_of_the_readme_holds_every_recipe_setup_and_base() -> None:
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     for path in [*RECIPES, *SETUPS]:
-        if path.parent.name not in ("toy", "rbft_paper"):
+        if path.parent.name not in ("toy", "toy_answers", "rbft_paper"):
             assert f"`{name(path)}`" in text
     assert all(f"`{base}`" in text for base in BASES)
-    for folder in ("toy", "rbft_paper"):
+    for folder in ("toy", "toy_answers", "rbft_paper"):
         assert f"`{folder}/" in text
 
 
@@ -232,9 +237,9 @@ def test_the_card_is_read_and_asks(path: Path) -> None:
     assert header(path) and card.data is not None
     for definitions in (True, False):
         asked = card.label_prompt(definitions=definitions)
-        hinted = card.rationale_prompt(card.names[0], definitions=definitions)
+        hinted = card.rationale_prompt("17" if card.is_open else card.names[0], definitions=definitions)
         assert all(label in asked and label in hinted for label in card.names)
-        assert "$" not in asked + hinted and FINAL_LINE in hinted
+        assert "$" not in asked + hinted and card.final_line("").strip() in hinted
         assert len(hinted) > len(card.rationale_prompt(definitions=definitions)) > len(card.question)
 
 
@@ -245,5 +250,5 @@ def test_yaml_of_the_recipes_names_no_key_twice_in_setup_and_stage() -> None:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         setups = SHARED if path.parent == FOLDER else [path.parent / "setup.yaml"]
         shared = set().union(*(yaml.safe_load(s.read_text(encoding="utf-8")) for s in setups))
-        if path.stem != "compare":
+        if path.stem not in DRIVERS:
             assert (raw.keys() & shared) <= meant.get(path.parent.name, set()), path

@@ -83,6 +83,15 @@ def weights_fingerprint(folder: str | Path) -> str:
     return digest.hexdigest()[:12]
 
 
+def order_targets(folder: str | Path) -> None:
+    """Sorts the layers that an adapter's configuration lists: PEFT writes a set, in another order in every process,
+    and the fingerprint of equal weights would differ."""
+    if (file := Path(folder) / "adapter_config.json").is_file():
+        config = read_json(file)
+        if isinstance(config["target_modules"], list):
+            write_json(file, config | {"target_modules": sorted(config["target_modules"])})
+
+
 def begins_new_adapter(parent: dict[str, Any], use_peft: bool) -> bool:
     """Whether a stage puts a new LoRA on the full weights of its parent (merged, or fully fine-tuned)."""
     return use_peft and not parent["adapters"]["use_peft"]

@@ -1,0 +1,40 @@
+"""One part of a driver as an `accelerate launch` of its own, so that it can have several processes.
+
+Input: a launch file, an entry and its command line. Output: what the entry writes; its failure as ours.
+"""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from rbft_trl.errors import UserError
+from rbft_trl.stopping import EXIT_CODE, Stopped, listening, noted
+
+
+def run_launched(launch_file: str, entry: str, argv: list[str]) -> None:
+    """Runs rbft_trl/`entry`.py under accelerate and waits for it; SIGTERM is passed on.
+
+    Raises:
+        UserError: if it failed; what it said stands above.
+        Stopped: if it was asked to stop, and did so in order.
+    """
+    script = Path(__file__).with_name(f"{entry}.py")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", launch_file, str(script), *argv]
+    with listening():
+        process, asked = subprocess.Popen(command), False
+        while (code := _ended(process)) is None:
+            if noted() and not asked:
+                process.terminate()
+                asked = True
+    if asked or code in (EXIT_CODE, -signal.SIGTERM):
+        raise Stopped("stopped, as it was asked to")
+    if code:
+        raise UserError(f"rbft_trl/{entry}.py ended with exit code {code}; its message stands above")
+
+
+def _ended(process: subprocess.Popen) -> int | None:
+    try:
+        return process.wait(timeout=0.5)
+    except subprocess.TimeoutExpired:
+        return None
