@@ -10,15 +10,9 @@ from rbft_trl.configs import option
 from rbft_trl.errors import UserError
 
 OF_THE_SERVER = ("server_model", "concurrency", "server_timeout")
-NOT_PART_OF_THE_TEXT = (
-    "output_file",
-    "checkpoint",
-    "use_cpu",
-    "checks",
-    "dataloader_num_workers",
-    "server_url",
-    *OF_THE_SERVER,
-)
+OF_THE_CHECKS = ("checks", "rebuild", "rebuild_margin", "min_agreement", "checklist_margin")
+NOT_PART_OF_THE_TEXT = ("output_file", "checkpoint", "use_cpu", "dataloader_num_workers", "server_url", "writer")
+NOT_PART_OF_THE_TEXT += (*OF_THE_CHECKS, *OF_THE_SERVER)
 
 
 @dataclass
@@ -39,6 +33,26 @@ class RationaleArguments:
         "none: keep all (the paper); label_match: the final line names the gold label; all: every check of verify.py.",
         choices=["none", "label_match", "all"],
     )
+    rebuild: str = option(
+        "none",
+        "Sentences that name a class deleted, does the label follow from the rest? words: a student fitted on the "
+        "other clips' rationales judges (no model, seconds per thousand rationales); model: the base does, from the "
+        "text alone (one prefill without a clip per labelled rationale).",
+        choices=["none", "words", "model"],
+    )
+    rebuild_margin: float = option(0.0, "By how much the label must be ahead of every other one there, in nats.")
+    min_agreement: float = option(
+        0.0,
+        "Least agreement, 0 to 1, with the clip's other samples: in the final line, or where the clip has no label or "
+        "the label was shown, in content words. Costs num_samples rationales per clip, from one prefill.",
+    )
+    writer: str = option(
+        "free",
+        "free: the base writes a text; checklist: it answers the task card's `checklist` by likelihood, and the "
+        "answers are the text (one prefill of the clip and one forward over all questions, nothing is generated).",
+        choices=["free", "checklist"],
+    )
+    checklist_margin: float = option(0.0, "By how much an answer must be ahead of the others, in nats, to be kept.")
     num_samples: int = option(1, "Rationales per clip, all from one prefill.")
     temperature: float = option(0.7, "Sampling temperature; 0 is greedy.")
     top_p: float = option(0.95, "Nucleus sampling: the smallest set of tokens with this probability.")
@@ -76,7 +90,36 @@ class RationaleArguments:
             raise UserError(
                 "num_samples above 1 with temperature 0 would write the same text again; set a temperature"
             )
+        self._check_thresholds()
         self._check_server()
+
+    def _check_thresholds(self) -> None:
+        if self.rebuild_margin < 0 or self.checklist_margin < 0 or not 0 <= self.min_agreement <= 1:
+            raise UserError(
+                f"rebuild_margin is {self.rebuild_margin:g} and checklist_margin {self.checklist_margin:g} (at least "
+                f"0), min_agreement {self.min_agreement:g} (0 to 1); correct the one that is out of bounds"
+            )
+        if self.rebuild_margin and self.rebuild == "none":
+            raise UserError(f"'rebuild_margin' is {self.rebuild_margin:g} but rebuild is none; set rebuild: words")
+        if self.checklist_margin and self.writer != "checklist":
+            raise UserError(
+                f"'checklist_margin' is {self.checklist_margin:g} but writer is {self.writer}; leave it out"
+            )
+        if self.checks == "none" and (self.rebuild != "none" or self.min_agreement):
+            raise UserError("checks is none but rebuild or min_agreement is set; use checks: label_match or all")
+        if self.min_agreement and self.num_samples < 2:
+            raise UserError(f"'min_agreement' is {self.min_agreement:g} but num_samples is 1; set it to 4, say")
+        if self.rebuild == "model" and self.server_url is not None:
+            raise UserError("rebuild: model scores with the base here, but server_url is set; use rebuild: words")
+        if self.writer == "checklist":
+            self._check_unused()
+
+    def _check_unused(self) -> None:
+        if self.server_url is not None:
+            raise UserError("writer: checklist scores answers with the base here; leave server_url out")
+        for name in ("label_shown", "num_samples", "temperature", "top_p", "max_new_tokens", "rebuild"):
+            if (value := getattr(self, name)) != self.__dataclass_fields__[name].default:
+                raise UserError(f"'{name}' is {value!r} but writer: checklist generates no text; leave it out")
 
     def _check_server(self) -> None:
         if self.server_url is None:

@@ -6,21 +6,25 @@ Command: accelerate launch rbft_trl/rationales.py recipes/rationales.yaml
 
 import dataclasses
 from pathlib import Path
+from statistics import quantiles
 from typing import Any
 
 from accelerate.utils import set_seed
 
 from rbft_trl.batches import fixed_batches, start_processes
+from rbft_trl.checklist import ChecklistWriter, check_checklist
 from rbft_trl.configs import DataArguments, ModelArguments
 from rbft_trl.data.jsonl import BatchLog, first_difference, make_folder, read_json, read_jsonl, write_json, write_jsonl
 from rbft_trl.data.task import TaskCard
 from rbft_trl.engines import check_whole_model
 from rbft_trl.errors import UserError, run_entry
+from rbft_trl.evidence.checklist import compose
+from rbft_trl.evidence.support import Limits
 from rbft_trl.evidence.verify import check_rationales, kept_share, require_every_class
 from rbft_trl.model.loading import base_fingerprint, check_base, check_model_arguments
 from rbft_trl.model.provenance import check_same, check_unseen, read_record, under_adapter
 from rbft_trl.model.stop import ending
-from rbft_trl.rationale_config import NOT_PART_OF_THE_TEXT, RationaleArguments
+from rbft_trl.rationale_config import NOT_PART_OF_THE_TEXT, OF_THE_CHECKS, RationaleArguments
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Task, open_task
 from rbft_trl.writers import UNVERIFIED, Sample, ServerWriter, Writer, connect
@@ -38,6 +42,10 @@ def main(argv: list[str]) -> list[Sample]:
     server = connect(base, args) if args.server_url and not output.exists() else None
     task = open_task(data, base)
     card = task.card
+    if args.writer == "checklist":
+        check_checklist(card)
+    if card.is_open and args.rebuild != "none":
+        raise UserError(f"rebuild: {args.rebuild} scores classes, but {card.path} has open answers; leave it out")
     clips = [row for row in task.rows if row["split"] == "train" and (row["label"] is not None or args.use_pool)]
     if not clips:
         raise UserError(f"{card.path}: no training clip to write a rationale for; check the split column")
@@ -57,21 +65,26 @@ def main(argv: list[str]) -> list[Sample]:
         settings["checkpoint"] = record["weights"]
     if args.label_shown == "blind_then_hint":
         settings["hinted_after"] = hint_mode(args)
+    if args.writer == "checklist":
+        settings["checklist"] = card.checklist_fingerprint()
     accelerator = start_processes(use_cpu=args.use_cpu)
     with ending(accelerator):
         if output.exists():
             return reuse(output, settings, card, args, is_main=accelerator.is_main_process)
         make_folder(output.parent)
         set_seed(args.seed)
-        log = BatchLog(output, settings, rank=accelerator.process_index)
-        if server:
+        scored = {"rebuild": "model"} if args.rebuild == "model" else {}  # in the rows: other thresholds need no model
+        log = BatchLog(output, settings | scored, rank=accelerator.process_index)
+        if args.writer == "checklist":
+            writer = ChecklistWriter(accelerator, task.collator(), weights, args, log)
+        elif server:
             writer = ServerWriter(server, task.collator(), args, log)
         else:
             writer = Writer(accelerator, task.collator(), weights, args, log)
 
         samples = writer.run_pass(clips, shown=args.label_shown == "hint", first=0)
         if args.label_shown == "blind_then_hint":
-            checked = check_rationales(samples, card, mode=hint_mode(args))
+            checked = check_rationales(samples, card, mode=hint_mode(args), limits=alone(limits_of(args)))
             done = {s["id"] for s in checked if s["verdict"] == "kept"}
             failed = [row for row in clips if row["label"] is not None and row["id"] not in done]
             samples += writer.run_pass(failed, shown=True, first=len(fixed_batches(clips, writer.batch_size)))
@@ -115,15 +128,33 @@ def hint_mode(args: RationaleArguments) -> str:
     return "label_match" if args.checks == "none" else args.checks
 
 
+def limits_of(args: RationaleArguments) -> Limits:
+    """The thresholds of the recipe."""
+    return Limits(args.rebuild, args.rebuild_margin, args.min_agreement)
+
+
+def alone(limits: Limits) -> Limits:
+    """Those that judge one text by itself: whether a clip gets a hint must not depend on the other clips."""
+    return Limits(limits.rebuild if limits.rebuild == "model" else "none", limits.rebuild_margin)
+
+
 def finish(
     samples: list[Sample], output: Path, settings: dict[str, Any], card: TaskCard, args: RationaleArguments
 ) -> list[Sample]:
     """Checks all samples, writes the file and the kept share per class, and prints the share."""
-    samples = check_rationales(sorted(samples, key=lambda s: (s["id"], s["sample"])), card, mode=args.checks)
+    samples = sorted(samples, key=lambda s: (s["id"], s["sample"]))
+    if args.writer == "checklist":
+        samples = compose(samples, card, margin=args.checklist_margin)
+    limits = limits_of(args)
+    samples = check_rationales(samples, card, mode=args.checks, limits=limits)
     kept = kept_share(samples, card)
     note = {"note": UNVERIFIED} if args.server_url else {}
-    write_json(summary_file(output), settings | {"checks": args.checks, "kept": kept} | note)
+    limits = {key: getattr(args, key) for key in OF_THE_CHECKS}
+    write_json(summary_file(output), settings | limits | {"kept": kept} | note)
     write_jsonl(output, samples)  # last: where it stands, the step is complete
+    if known := [sample["agreement"] for sample in samples if "agreement" in sample]:
+        low, middle, high = quantiles(known, n=4)
+        print(f"agreement of a clip's samples, quartiles: {low:.2f}, {middle:.2f}, {high:.2f}")
     for name, share in kept.items():
         print(f"rationales kept, {name}: {share['kept']} of {share['total']}")
     return samples
@@ -137,7 +168,7 @@ def reuse(
     made = read_json(file) if file.is_file() else {}
     if not made:
         raise UserError(f"'{output}' exists and no stage 0 has written it; choose another output_file")
-    if key := first_difference(made, settings, among={**settings, "checkpoint": None}):
+    if key := first_difference(made, settings, among={**settings, "checkpoint": None, "checklist": None}):
         told = "checks" if key == "hinted_after" else key
         raise UserError(f"'{output}' exists and was made with another {told}; delete it or choose another output_file")
     print(f"'{output}' is complete: its rationales are reused, and checked again")

@@ -155,7 +155,9 @@ def _warn_of_wrong_lines(samples: list[dict[str, Any]], card: TaskCard, place: s
 def _warn_of_other_prompt(samples: list[dict[str, Any]], card: TaskCard, place: str) -> None:
     """Rationales that answer another prompt than the student's are a trap of the original data, not an error."""
     known = card.blind_fingerprints()
-    other = sum(not s.get("shown") and s.get("prompt_fingerprint") not in {*known, "oracle"} for s in samples)
+    other = sum(
+        not s.get("shown") and s.get("prompt_fingerprint") not in {*known, "oracle", "checklist"} for s in samples
+    )
     if other:
         warnings.warn(
             f"{place}: {other} rationales answer another prompt than the student is trained on", stacklevel=2

@@ -20,10 +20,13 @@ from rbft_trl.data.jsonl import BatchLog
 from rbft_trl.data.task import fingerprint
 from rbft_trl.data.video import Clip, ClipError
 from rbft_trl.errors import UserError
+from rbft_trl.evidence.support import margin_of
+from rbft_trl.evidence.wording import without_classes
 from rbft_trl.model.chat import Answer
 from rbft_trl.model.collator import ClipCollator, metadata_of
 from rbft_trl.model.inference import prefill, write
 from rbft_trl.model.loading import load_for_inference
+from rbft_trl.model.rebuild import Rebuilder
 from rbft_trl.model.server import Server
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.stopping import listening, noted
@@ -47,7 +50,7 @@ class Writer:
     ) -> None:
         self.accelerator, self.collator, self.args, self.log, self.base = accelerator, collator, args, log, base
         self.batch_size = args.per_device_batch_size
-        self.model = None
+        self.model, self.rebuilder = None, None
 
     def run_pass(self, rows: list[Row], *, shown: bool, first: int) -> list[Sample]:
         """One pass over `rows`, shared over the processes; returns the samples of all of them."""
@@ -79,7 +82,21 @@ class Writer:
         for i, row in enumerate(rows):
             own = slice(i * args.num_samples, (i + 1) * args.num_samples)
             samples += samples_of(row, texts[own], cut[own], args, collator, seed=seed, shown=shown)
+        if args.rebuild == "model":
+            self._rebuild(samples)
         return samples
+
+    def _rebuild(self, samples: list[Sample]) -> None:
+        """What the base concludes from each text alone, while it is loaded."""
+        card, labelled = self.collator.card, [sample for sample in samples if sample["label"] is not None]
+        texts = [without_classes(card.without_final_line(sample["text"]), card)[0] for sample in labelled]
+        self.rebuilder = self.rebuilder or Rebuilder(self.collator)
+        for start in range(0, len(labelled), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            scores = self.rebuilder.scores(self.model, texts[part])
+            for sample, text, row in zip(labelled[part], texts[part], scores, strict=True):
+                nothing = {"best": None, "margin": None}
+                sample["rebuilt_model"] = margin_of(row, sample["label"]) if text else nothing
 
 
 @dataclass

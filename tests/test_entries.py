@@ -31,7 +31,7 @@ def test_the_entries_are_found() -> None:
 
 OWN = {"predict": ("model", "output", "precision"), "check": ("init", "report_dir"), "app": ("model", "port")}
 OWN |= {"push": ("repo", "private", "eval"), "merge": ("output", "clips"), "convert": ("annotations", "output")}
-OWN |= {"harmonic": ("base", "novel")}
+OWN |= {"harmonic": ("base", "novel"), "review": ("task", "apply", "output_file")}
 
 
 @pytest.mark.parametrize("entry", OWN)

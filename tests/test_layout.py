@@ -40,7 +40,8 @@ ALLOWED = {
     "evidence": {"errors", "data", "configs"},
     "start": {"errors", "data", "configs", "model"},
     "batches": {"errors", "stopping", "data", "model"},
-    "writers": {"errors", "stopping", "data", "configs", "rationale_config", "model", "batches"},
+    "writers": {"errors", "stopping", "data", "configs", "rationale_config", "model", "batches", "evidence"},
+    "checklist": {"errors", "data", "model", "batches", "writers"},
     "arms": {"errors", "yaml_file"},
     "costs": set(),
     "compare_config": {"errors", "configs"},
@@ -72,6 +73,7 @@ ALLOWED = {
     "preview": {"errors", "data", "configs", *CONFIGS, "recipe", "model", "start", "plan", "memory"},
 }
 ENTRIES = {"sft", "merge", "push", "rationales", "eval", "compare", "predict", "check", "app", "convert", "harmonic"}
+ENTRIES |= {"review"}
 DRIVERS = {"compare", "star"}  # they run other entries
 ENTRIES |= DRIVERS
 ALLOWED |= {entry: {*ALLOWED, *(ENTRIES - {entry} if entry in DRIVERS else ())} for entry in ENTRIES}

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rbft_trl.data.task import PROMPT_FOLDER, TaskCard, fingerprint
+from rbft_trl.data.task import TaskCard, fingerprint
+from rbft_trl.data.templates import PROMPT_FOLDER
 from rbft_trl.errors import UserError
 from rbft_trl.evidence import verify
 from rbft_trl.evidence.verify import check_rationales, kept_share, require_every_class
@@ -233,7 +234,7 @@ def test_any_text_keeps_its_row_and_place(drawn: list[tuple[str, str | None, boo
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         checked = check_rationales(samples, CARD, mode=mode)
-    added = ("verdict", "reason")
+    added = ("verdict", "reason", "agreement")
     assert [{k: v for k, v in s.items() if k not in added} for s in checked] == samples
     assert all((s["verdict"] == "dropped") == (s["reason"] is not None) for s in checked)
     assert all(s["verdict"] != "unlabelled" or s["label"] is None for s in checked)

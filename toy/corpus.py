@@ -13,7 +13,8 @@ from itertools import product
 
 import numpy as np
 
-from rbft_trl.data.task import PROMPT_FILES, PROMPT_FOLDER, TaskCard
+from rbft_trl.data.task import TaskCard
+from rbft_trl.data.templates import PROMPT_FILES, PROMPT_FOLDER
 from toy.scenes import ATTRIBUTES, LABELS, Scene
 
 # The pairs of attributes that known names speak of.

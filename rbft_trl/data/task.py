@@ -15,8 +15,10 @@ from string import Template
 import yaml
 
 from rbft_trl.data.answers import CLASSES, AnswerType, read_answer_type
+from rbft_trl.data.checklist import Question, read_checklist
 from rbft_trl.data.source import DataSource, read_source
-from rbft_trl.errors import UserError, nearest
+from rbft_trl.data.templates import CLIP_PLACE, read_prompts
+from rbft_trl.errors import UserError
 from rbft_trl.yaml_file import check_keys, read_mapping
 
 FINAL_LINE = "Classification:"
@@ -24,10 +26,7 @@ TEXT_LINE = "Text that came with the clip:"
 OPEN_FINAL_LINE = "Answer:"
 CONCLUSION = re.compile(r"[\s#>*_`\"'-]*classification\s*:", re.IGNORECASE)
 OPEN_CONCLUSION = re.compile(r"[\s#>*_`\"'-]*answer\s*:", re.IGNORECASE)
-PROMPT_FOLDER = Path(__file__).parent / "prompts"
-PROMPT_FILES = ("label", "rationale", "hint")
 CARD_FILE = "task_card.yaml"
-CLIP_PLACE = "\ufffc"  # what $video becomes: Unicode's sign for an object that stands in a text
 SPECIAL_TOKEN = re.compile(rf"<\|.*?\|>|{CLIP_PLACE}")
 
 
@@ -42,10 +41,11 @@ class TaskCard:
         question (`str`): The question of the label prompt.
         role (`str`): First sentence of the rationale prompt.
         aspects (`tuple[str, ...]`): What a rationale should look at.
-        prompts (`dict[str, str]`): Template texts by name (`label`, `rationale`, `hint`).
+        prompts (`dict[str, str]`): Template texts by name (`label`, `rationale`, `hint`, `checklist`).
         data (`DataSource`, *optional*): Where the clips are; a card that travels with a checkpoint has none.
         path (`Path`, *optional*): The file that the card was read from, for messages.
         answer (`AnswerType`, *optional*): The type of the answers; a class if left out.
+        checklist (`tuple[Question, ...]`, *optional*): Questions that stage 0 can have answered instead of a text.
     """
 
     name: str
@@ -57,6 +57,7 @@ class TaskCard:
     data: DataSource | None = None
     path: Path | None = None
     answer: AnswerType = CLASSES
+    checklist: tuple[Question, ...] = ()
 
     @property
     def is_open(self) -> bool:
@@ -82,9 +83,8 @@ class TaskCard:
         """
         path = Path(path)
         raw = read_mapping(path, what="task card", example="recipes/tasks/copy_me.yaml is the one to copy")
-        check_keys(
-            raw, {"name", "answer", "labels", "question", "role", "aspects", "prompts", "data"}, path, "the card"
-        )
+        known = {"name", "labels", "question", "role", "aspects", "prompts", "data", "checklist", "answer"}
+        check_keys(raw, known, path, "the card")
         answer = read_answer_type(raw.get("answer"), path)
         if answer.is_open and "labels" in raw:
             raise UserError(f"{path}: 'labels' lists classes but answer.type is {answer.type}; leave one of them out")
@@ -102,16 +102,18 @@ class TaskCard:
         ]:
             if not isinstance(text, str) or SPECIAL_TOKEN.search(text):
                 raise UserError(f"{path}: '{key}' holds {text!r} but must be text without special tokens; use quotes")
+        labels = {} if answer.is_open else _check_labels(raw["labels"], path)
         return cls(
             name=raw["name"],
-            labels={} if answer.is_open else _check_labels(raw["labels"], path),
+            labels=labels,
             question=raw["question"].strip(),
             role=raw["role"].strip(),
             aspects=tuple(raw["aspects"]),
-            prompts=_read_prompts(raw.get("prompts"), path, is_open=answer.is_open),
+            prompts=read_prompts(raw.get("prompts"), path, is_open=answer.is_open),
             data=read_source(raw["data"], path) if with_data and raw.get("data") else None,
             path=path,
             answer=answer,
+            checklist=read_checklist(raw["checklist"], path, list(labels)) if "checklist" in raw else (),
         )
 
     def save(self, folder: str | Path) -> None:
@@ -123,12 +125,14 @@ class TaskCard:
         what = {"answer": self.answer.to_dict()} if self.is_open else {"labels": self.labels}
         raw = {"name": self.name, **what, "question": self.question, "role": self.role}
         raw |= {"aspects": list(self.aspects), "prompts": "prompts"}
+        raw |= {"checklist": [question.to_yaml() for question in self.checklist]} if self.checklist else {}
         text = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
         (folder / CARD_FILE).write_text(text, encoding="utf-8")
 
     def fingerprint(self) -> str:
-        """Twelve hex digits over everything that a model sees of the card."""
-        seen = [list(self.labels.items()), self.question, self.role, self.aspects, sorted(self.prompts.items())]
+        """Twelve hex digits over everything that a model sees of the card (the checklist apart: only stage 0 does)."""
+        prompts = sorted((name, text) for name, text in self.prompts.items() if name != "checklist")
+        seen = [list(self.labels.items()), self.question, self.role, self.aspects, prompts]
         seen += [self.answer.to_dict()] if self.is_open else []
         return fingerprint(json.dumps(seen, ensure_ascii=False))
 
@@ -149,6 +153,18 @@ class TaskCard:
         if hint is not None and not shown.startswith((" ", "\n")):
             shown = " " + shown
         return self._fill("rationale", text, hint=shown, **self._choices(definitions))
+
+    def checklist_prompts(self) -> list[str]:
+        """One prompt per question of the checklist."""
+        return [
+            self._fill("checklist", item=question.text, answers=", ".join(question.answers))
+            for question in self.checklist
+        ]
+
+    def checklist_fingerprint(self) -> str:
+        """Twelve hex digits over the questions as they are asked and their answers."""
+        answers = [list(question.answers) for question in self.checklist]
+        return fingerprint(json.dumps([self.checklist_prompts(), answers], ensure_ascii=False))
 
     def final_line(self, label: str) -> str:
         """The last line of a rationale that concludes `label`."""
@@ -251,31 +267,3 @@ def _check_labels(raw: object, path: Path) -> dict[str, str]:
             raise UserError(f"{path}: labels '{seen[normalise(name)]}' and '{name}' differ only in case or spacing")
         seen[normalise(name)] = name
     return {name: " ".join(meaning.split()) for name, meaning in raw.items()}
-
-
-def _read_prompts(folder: str | None, path: Path, *, is_open: bool) -> dict[str, str]:
-    shipped = PROMPT_FOLDER / "open" if is_open else PROMPT_FOLDER
-    own = path.parent / str(folder) if folder else shipped
-    if not own.is_dir():
-        raise UserError(f"{path}: the prompt folder '{own}' does not exist; leave 'prompts' out for the package's own")
-    for file in sorted(own.glob("*.txt")):
-        if file.stem not in PROMPT_FILES:
-            raise UserError(f"{file} is no prompt of ours{nearest(file.stem, PROMPT_FILES)}; known: {PROMPT_FILES}")
-    choices = "form" if is_open else "labels"
-    fields = {"label": {choices}, "rationale": {choices, "hint"}, "hint": {"label"}}
-    prompts = {}
-    for name in PROMPT_FILES:
-        file = own / f"{name}.txt" if (own / f"{name}.txt").is_file() else shipped / f"{name}.txt"
-        try:
-            prompts[name] = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-        template = Template(prompts[name])
-        allowed = {"question", "role", "aspects"} | fields[name] | ({"video"} if name != "hint" else set())
-        if not template.is_valid() or not set(template.get_identifiers()) <= allowed:
-            raise UserError(f"{file}: a '$' stands for something unknown; use {sorted(allowed)}, or '$$' for a dollar")
-        if missing := fields[name] - set(template.get_identifiers()):
-            raise UserError(f"{file}: the placeholder ${sorted(missing)[0]} is missing")
-        if template.substitute(dict.fromkeys(allowed, "") | {"video": CLIP_PLACE}).count(CLIP_PLACE) > 1:
-            raise UserError(f"{file}: $video stands twice; keep one (without it the clip stands first)")
-    return prompts

@@ -6,20 +6,21 @@ Input: rows of rationales.jsonl and the task card. Output: the same rows in the 
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
 from rbft_trl.data.task import TaskCard, normalise
 from rbft_trl.errors import UserError
+from rbft_trl.evidence.checklist import no_item
+from rbft_trl.evidence.support import Limits, agreements, disagreement, not_rebuilt, rebuilt_by_words
+from rbft_trl.evidence.wording import claimed_and_denied, runs, without_classes, words
 
 Sample = dict[str, Any]
 Mode = Literal["none", "label_match", "all"]
 
 MIN_WORDS, MAX_WORDS = 5, 400  # of the reasoning; a toy caption has 7 words, the authors' rationales 50-200
 ECHO_WORDS = 10  # a run of the prompt this long is a copy; shorter ones are the task's own vocabulary
-UNSPACED = "\u3040-\u30ff\u3400-\u9fff"  # scripts without spaces: one character counts as one word
-WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
 # "I cannot see a weapon" is evidence; only not being able to do the task is a refusal. English only.
 TASK_VERBS = "help|assist|watch|view|access|process|analy[sz]e|comply|answer|classify|play|open|fulfil"
 REFUSAL = re.compile(
@@ -36,11 +37,6 @@ CITED = re.compile(
     r"|\b(?:given|provided|stated|mentioned|hinted|gold|ground[- ]truth) (?:label|class|classification|answer)\b"
     r"|\bas (?:stated|given|told|labell?ed|mentioned)\b|\b(?:the|a) hint\b"
 )
-
-
-def words(text: str) -> list[str]:
-    """The words of `text` as they are counted and compared here: normalised, without punctuation."""
-    return WORD.findall(normalise(text))
 
 
 def no_label(text: str, card: TaskCard) -> str | None:
@@ -76,13 +72,13 @@ def repetition(reasoning: str, *, longest: int = 20, distinct: float = 0.5) -> s
             same = same + 1 if a == b else 0
             if same >= size * (times - 1):
                 return "repetition"
-    runs = _runs(said, 4)
-    return "repetition" if len(said) >= 20 and len(set(runs)) < distinct * len(runs) else None
+    grams = runs(said, 4)
+    return "repetition" if len(said) >= 20 and len(set(grams)) < distinct * len(grams) else None
 
 
 def prompt_echo(reasoning: str, prompt: str, definitions: Sequence[str] = (), *, run: int = ECHO_WORDS) -> str | None:
     """`run` words in a row are copied from the prompt. Quoting one definition is an argument, not an echo."""
-    copied = set(_runs(words(reasoning), run)) & _prompt_runs(prompt, tuple(definitions), run)
+    copied = set(runs(words(reasoning), run)) & _prompt_runs(prompt, tuple(definitions), run)
     return "prompt_echo" if copied else None
 
 
@@ -103,37 +99,54 @@ def label_in_reasoning(reasoning: str, card: TaskCard, *, min_words: int = MIN_W
     """A blind rationale must not argue from a name: without the sentences that name any class, `min_words` words
     must be left. (Deleting those sentences is RISE's test, arXiv 2508.13229.) A name may be an everyday word, such
     as `running`, so one sentence that holds it beside others that describe the clip is no fault."""
-    sentences = [words(part) for part in re.split(r"[.!?;\n\u3002]+", reasoning)]
-    names = [name for name in map(words, card.names) if name]
-    free = [said for said in sentences if not any(_holds(said, name) for name in names)]
-    named = len(free) < len(sentences)
-    return "label_in_reasoning" if named and sum(map(len, free)) < min_words else None
+    free, named = without_classes(reasoning, card)
+    return "label_in_reasoning" if named and len(words(free)) < min_words else None
 
 
-def check_rationales(samples: list[Sample], card: TaskCard, *, mode: Mode) -> list[Sample]:
+def contradiction(reasoning: str, concluded: str, card: TaskCard) -> str | None:
+    """The reasoning claims another class than the final line, or denies the one of the final line ("no signs of x …
+    Classification: x"), and nowhere claims it. Only names of classes are read; what argues against a class in other
+    words is found by rebuilding the label (evidence/support.py). English only, as far as denials go."""
+    claimed, denied = claimed_and_denied(reasoning, card)
+    if concluded in claimed:
+        return None
+    return "contradiction" if claimed or concluded in denied else None
+
+
+def check_rationales(
+    samples: list[Sample], card: TaskCard, *, mode: Mode, limits: Limits | None = None
+) -> list[Sample]:
     """Gives every sample a verdict and a reason; no row is left out and the order stays.
 
     Args:
-        samples (`list[dict]`): Rows of rationales.jsonl, with or without a verdict from before.
+        samples (`list[dict]`): Rows of rationales.jsonl, with or without a verdict from before. What a person decided
+            (`reviewed`) stays.
         card (`TaskCard`): Names, final line and prompts.
         mode (`str`): `"none"` keeps all, as the paper does, and warns with the share of wrong final lines;
-            `"label_match"` drops `no_label` and `wrong_label`; `"all"` applies every check. The first reason found is
-            stored; what explains a missing final line (refusal, loop, echo) is looked at first.
+            `"label_match"` drops `no_label` and `wrong_label`; `"all"` applies every check of a single text. The first
+            reason found is stored; what explains a missing final line (refusal, loop, echo) is looked at first.
+        limits (`Limits`, *optional*): Thresholds of the checks that look beyond the text; without any they are off.
 
     Returns:
         `list[dict]`: Copies with `verdict` (`"kept"`, `"dropped"`; without a gold label `"unlabelled"`, which is kept
-        and trained without the final line, or `"dropped"`) and `reason` (a code or None).
+        and trained without the final line, or `"dropped"`) and `reason` (a code or None); with several samples per
+        clip also `agreement`.
 
         A duplicate is a second sample of the *same* clip with the same reasoning; two clips may well look alike and
         get the same short description.
     """
     assert mode in ("none", "label_match", "all"), mode
+    limits = limits or Limits()
     if mode == "none":
         _warn_of_wrong_lines(samples, card)
     checked, said = [], set()
-    for sample in samples:
+    for sample, agreement in zip(samples, agreements(samples, card), strict=True):
         assert sample["label"] is None or card.is_open or sample["label"] in card.labels, sample["label"]
-        reason = None if mode == "none" else _reason(sample, card, full=mode == "all")
+        reason = (
+            None
+            if mode == "none" and "items" not in sample
+            else next(objections(sample, card, full=mode == "all"), None)
+        )
         trained = sample["text"].strip() if sample["label"] else card.without_final_line(sample["text"])
         if not trained:
             reason = reason or "too_short"  # in every mode: there would be nothing to train on
@@ -141,9 +154,25 @@ def check_rationales(samples: list[Sample], card: TaskCard, *, mode: Mode) -> li
             key = (sample["id"], tuple(words(card.without_final_line(sample["text"]))))
             reason = "duplicate" if key in said else None
             said.add(key)
-        verdict = "dropped" if reason else "unlabelled" if sample["label"] is None else "kept"
-        checked.append(sample | {"verdict": verdict, "reason": reason})
+        row = sample | {"reason": reason} | ({} if agreement is None else {"agreement": round(agreement, 3)})
+        row["reason"] = row["reason"] or disagreement(row, limits)
+        checked.append(row)
+    _rebuild(checked, card, limits)
+    for sample, row in zip(samples, checked, strict=True):
+        row["verdict"] = "dropped" if row["reason"] else "unlabelled" if row["label"] is None else "kept"
+        if sample.get("reviewed"):
+            row |= {key: sample[key] for key in ("verdict", "reason")}
     return checked
+
+
+def _rebuild(rows: list[Sample], card: TaskCard, limits: Limits) -> None:
+    """Looks whether the label of every row that passed so far follows from its reasoning."""
+    passed = [row for row in rows if row["reason"] is None and row["label"] is not None]
+    if limits.rebuild == "words" and passed:
+        for row, rebuilt in zip(passed, rebuilt_by_words(passed, card), strict=True):
+            row["rebuilt_words"] = rebuilt
+    for row in passed:
+        row["reason"] = not_rebuilt(row, limits)
 
 
 def kept_share(samples: list[Sample], card: TaskCard) -> dict[str, dict[str, Any]]:
@@ -178,23 +207,27 @@ def require_every_class(samples: list[Sample], card: TaskCard) -> None:
         )
 
 
-def _reason(sample: Sample, card: TaskCard, *, full: bool) -> str | None:
-    """The first objection to one sample; `full` is mode "all" without duplicates, which need the other rows."""
+def objections(sample: Sample, card: TaskCard, *, full: bool) -> Iterator[str]:
+    """Every objection to one sample by itself, the one that is stored first; `full` is mode "all"."""
     text, gold = sample["text"], sample["label"]
+    if "items" in sample:  # answers of a checklist were filtered one by one
+        yield from filter(None, [no_item(sample)])
+        return
     reasoning, blind = card.without_final_line(text), not sample.get("shown")
-    found = "cut" if sample.get("cut") and (full or gold is None) else None
+    found: list[str | None] = ["cut" if sample.get("cut") and (full or gold is None) else None]
     if full:
-        found = found or refusal(reasoning) or repetition(reasoning)
+        found += [refusal(reasoning), repetition(reasoning)]
         lines = [f"{name}: {meaning}" for name, meaning in card.labels.items()]
-        for definitions in (True, False):
-            prompt = card.rationale_prompt(None if blind else gold, definitions=definitions)
-            found = found or prompt_echo(reasoning, prompt, lines)
+        prompts = [card.rationale_prompt(None if blind else gold, definitions=known) for known in (True, False)]
+        found.append(next(filter(None, (prompt_echo(reasoning, prompt, lines) for prompt in prompts)), None))
     if gold is not None:
-        found = found or no_label(text, card) or wrong_label(text, gold, card)
+        found += [no_label(text, card), wrong_label(text, gold, card)]
     if full:
-        found = found or length(reasoning) or label_in_prompt(sample, card)
-        found = found or (label_in_reasoning(reasoning, card) if blind else hint_cited(reasoning))
-    return found
+        found += [length(reasoning), label_in_prompt(sample, card)]
+        found.append(label_in_reasoning(reasoning, card) if blind else hint_cited(reasoning))
+    if full and gold is not None:
+        found.append(contradiction(reasoning, gold, card))
+    yield from filter(None, found)
 
 
 def _warn_of_wrong_lines(samples: list[Sample], card: TaskCard) -> None:
@@ -210,16 +243,8 @@ def _warn_of_wrong_lines(samples: list[Sample], card: TaskCard) -> None:
 
 @lru_cache(maxsize=256)
 def _prompt_runs(prompt: str, definitions: tuple[str, ...], run: int) -> frozenset[tuple[str, ...]]:
-    allowed = {gram for text in definitions for gram in _runs(words(text), run)}
-    return frozenset(set(_runs(words(prompt), run)) - allowed)
-
-
-def _runs(said: Sequence[str], size: int) -> list[tuple[str, ...]]:
-    return [tuple(said[i : i + size]) for i in range(len(said) - size + 1)]
-
-
-def _holds(said: Sequence[str], name: Sequence[str]) -> bool:
-    return tuple(name) in _runs(said, len(name))
+    allowed = {gram for text in definitions for gram in runs(words(text), run)}
+    return frozenset(set(runs(words(prompt), run)) - allowed)
 
 
 def _share(kept: int, total: int) -> dict[str, Any]:

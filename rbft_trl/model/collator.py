@@ -126,6 +126,11 @@ class ClipCollator:
             sequences = [ids + self.encode(text) for ids, text in zip(sequences, begun, strict=True)]
         return batch | self._pad(sequences, side="left")
 
+    def clips_alone(self, rows: Sequence[Row], clips: Sequence[Clip] | None = None) -> dict[str, torch.Tensor]:
+        """The beginning of a prompt, up to the clip: what several prompts about one clip share."""
+        batch, heads = self._clips(rows, clips)
+        return batch | self._pad(heads, side="left")
+
     def conversations(self, dialogues: Sequence[Sequence[tuple[Row, Clip, str | None]]]) -> dict[str, torch.Tensor]:
         """A batch of label prompts with examples, padded on the left, ready for one prefill.
 

@@ -103,6 +103,23 @@ def one_pair_of_marks(processor: ProcessorMixin, text: str) -> str:
     return text.replace(marked, processor.video_token)
 
 
+def position_after(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Position of the token that follows the last one of a batch that ends soon after its clip.
+
+    `next_position` counts from the largest position. In Qwen2-VL and Qwen2.5-VL text goes on from the clip's height
+    and width, and the frames of a long clip reach further than that until enough text follows.
+
+    Args:
+        model (`nn.Module`): The model, with or without adapter.
+        batch (`dict`): What the forward took; padding on the left.
+
+    Returns:
+        `torch.Tensor` int64 `[3, B, 1]`.
+    """
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    return inner.model.get_rope_index(**batch)[0][-3:, :, -1:] + 1
+
+
 def next_position(model: nn.Module, lengths: torch.Tensor) -> torch.Tensor:
     """Position of the token that follows a prefill, in the layout of multimodal RoPE.
 

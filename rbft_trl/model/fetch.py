@@ -14,7 +14,15 @@ VOCABULARY = ("tokenizer.json", "vocab.json", "merges.txt")
 PROCESSOR = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", *VOCABULARY)
 PROCESSOR += ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 OURS = ("rbft.json", "task_card.yaml", "training_card.yaml", "prompts/label.txt", "prompts/rationale.txt")
-OURS += ("prompts/hint.txt", "recipe.yaml", "rationales.yaml", "calibration.json", "metrics.json", "confusion.png")
+OURS += (
+    "prompts/hint.txt",
+    "prompts/checklist.txt",
+    "recipe.yaml",
+    "rationales.yaml",
+    "calibration.json",
+    "metrics.json",
+    "confusion.png",
+)
 PUBLIC_FILES = (*WEIGHTS, *PROCESSOR, *OURS, "README.md")
 
 
