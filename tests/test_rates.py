@@ -1,5 +1,6 @@
 """The rating of checks on the toy domain: planted faults are what they say, shares are right, tables hold no gap."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,11 @@ def test_the_command_writes_every_table(tmp_path: Path) -> None:
     rated = read_json(tmp_path / "rationales.json")
     assert rated["sets"]["hint"]["n"] == 3 * 8 * 4 and rated["faults"]["loop"]["all"]["share"] == 1
     assert "| loop | 100 (" in text and "| size, labelled | " in text
+
+
+def test_the_shipped_tables_are_those_of_the_shipped_figures() -> None:
+    from toy.rates_text import tables
+
+    page = (REPOSITORY / "docs/rationales.md").read_text(encoding="utf-8")
+    (between,) = re.findall(r"rate_checks.py -->\n(.*)<!-- end -->", page, re.DOTALL)
+    assert between == tables(read_json(REPOSITORY / "docs/rationales.json"))

@@ -7,6 +7,7 @@ Command: python toy/rate_checks.py
 import argparse
 import csv
 import dataclasses
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from accelerate.utils import set_seed
 
 from rbft_trl.checklist import ChecklistWriter
 from rbft_trl.configs import DataArguments, ModelArguments
-from rbft_trl.data.jsonl import BatchLog, read_jsonl, write_json, write_text
+from rbft_trl.data.jsonl import BatchLog, read_jsonl, write_text
 from rbft_trl.errors import run_entry
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.start import Task, open_task
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> None:
                 add(rater, shift, names, task, base, Path(folder))
     rated = rater.rated() | {"clips": {"labelled": 8 * args.labelled, "pool": args.pool}, "samples": SAMPLES}
     rated |= {"temperature": TEMPERATURE, "shifts": args.shifts, "planted": args.planted}
-    write_json(args.docs / "rationales.json", rated)
+    write_text(args.docs / "rationales.json", json.dumps(rated, separators=(",", ":")) + "\n")
     page = args.docs / "rationales.md"
     text = page.read_text(encoding="utf-8") if page.is_file() else f"{BEGIN}\n{END}\n"
     before, rest = text.split(BEGIN, 1)

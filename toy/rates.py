@@ -55,7 +55,8 @@ def share(hits: Iterable[bool]) -> dict[str, Any]:
     hits = list(hits)
     if not hits:
         return {"share": None, "n": 0, "interval": None}
-    return {"share": sum(hits) / len(hits), "n": len(hits), "interval": wilson_interval(sum(hits), len(hits))}
+    interval = [round(bound, 4) for bound in wilson_interval(sum(hits), len(hits))]
+    return {"share": round(sum(hits) / len(hits), 4), "n": len(hits), "interval": interval}
 
 
 def cell(entry: dict[str, Any]) -> str:
@@ -143,15 +144,16 @@ class Rater:
         return {
             "sets": {kind: self._of_set([r for r in self.rows if r["set"] == kind]) for kind in SETS},
             "by_shift": {
-                str(shift): {
-                    kind: self._of_set([r for r in self.rows if r["set"] == kind and r["shift"] == shift])
-                    for kind in SETS
-                }
+                str(shift): {kind: self._left(kind, shift) for kind in SETS}
                 for shift in sorted({row["shift"] for row in self.rows})
             },
             "faults": self._of_faults(),
             "checklist": self._of_checklist(),
         }
+
+    def _left(self, kind: str, shift: float) -> Row:
+        found = self._of_set([row for row in self.rows if row["set"] == kind and row["shift"] == shift])
+        return {key: value for key, value in found.items() if key != "checks"}
 
     def _of_set(self, rows: list[Row]) -> Row:
         codes = [*CHECKS, *(f"words {margin:.0f}" for margin in MARGINS), "model 0"]
