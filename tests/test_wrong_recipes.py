@@ -30,7 +30,6 @@ from tests.helpers import FRAMES, REPOSITORY, toy_recipe
 
 Done = subprocess.CompletedProcess[str]
 WEIGHTS_OPENED = ("SafetensorError", "no model could be loaded from")
-
 TOO_LONG = "sft.py direct.yaml --max_length 60 --output_dir out/long"
 
 # What is wrong → the command behind rbft_trl/, and what its sentence must hold: value, place, way out.
@@ -171,6 +170,7 @@ def make_recipes(folder: Path, card: Path, base: Path) -> None:
         Path(made).rename(folder / f"{name}.yaml")
     compare = yaml.safe_load((REPOSITORY / "recipes/toy/compare.yaml").read_text(encoding="utf-8"))
     compare |= {name: str(folder / f"{name}.yaml") for name in outputs} | {"task": str(card)}
+    compare |= {"arms_folder": str(REPOSITORY / "recipes/arms")}
     (folder / "compare.yaml").write_text(yaml.safe_dump(compare), encoding="utf-8")
     (folder / "broken.yaml").write_text("task: toy.yaml\ntrain_parts: [llm\n", encoding="utf-8")
 
