@@ -43,7 +43,6 @@ from accelerator_work import (
 from rbft_trl.configs import AdapterArguments
 from rbft_trl.errors import UserError, nearest
 from rbft_trl.model.cost import GB, GPUS, Cost, Setting, meta_model, reading_cost, training_cost
-from rbft_trl.model.families import part_of
 from rbft_trl.model.loading import check_model_arguments
 
 CARDS = {  # words in a device's name → its peak in `cost.GPUS`; a card that is not here gets no MFU
@@ -104,15 +103,7 @@ class Estimates:
             return training_cost(model, setting, load.clips)
         decoding = load.decoding
         counts = {"samples": decoding.get("num_samples", 0), "new_tokens": decoding.get("max_new_tokens", 0)}
-        found = reading_cost(model, setting, load.clips, nodes=load.nodes, **counts)
-        return dataclasses.replace(found, flops=found.flops + _after_prefill(model, load))
-
-
-def _after_prefill(model: torch.nn.Module, load: Load) -> int:
-    """FLOPs of the trie or of the written tokens: two per weight and token; attention to the cache is left out."""
-    head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
-    inside = [p for name, p in model.named_parameters() if part_of(name) == "llm" and p is not head and p is not table]
-    return 2 * (sum(p.numel() for p in inside) + head.numel()) * len(load.clips) * (load.nodes + load.written)
+        return reading_cost(model, setting, load.clips, trie=load.trie, **counts)
 
 
 def row_of(way: Way, load: Load, folder: Path | None, estimates: Estimates, rounds: int) -> dict[str, Any]:
@@ -133,7 +124,7 @@ def row_of(way: Way, load: Load, folder: Path | None, estimates: Estimates, roun
             "clips": len(load.rows) * load.micro_batches,
             "tokens": load.tokens * load.micro_batches,
             "answer_tokens": load.clips[0].answer if way.trains else None,
-            "trie_nodes": load.nodes,
+            "trie_nodes": len(load.trie.tokens) if load.trie else 0,
             "written": load.written,
             "flops": guess.flops,
             "estimate": dataclasses.asdict(guess) | {"live": guess.live, "total": guess.total},

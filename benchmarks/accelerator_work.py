@@ -22,7 +22,7 @@ from rbft_trl.data.video import Clip, FrameSettings, resized
 from rbft_trl.model import meta_step
 from rbft_trl.model.collator import IGNORED, ClipCollator
 from rbft_trl.model.families import published_config
-from rbft_trl.model.inference import LabelScorer, prefill, sample
+from rbft_trl.model.inference import LabelScorer, LabelTrie, prefill, sample
 from rbft_trl.model.loading import load_base, load_processor, prepare_for_training
 from rbft_trl.model.trainer import LabelTrainer, RationaleTrainer
 from rbft_trl.plan import OPTIONS
@@ -73,7 +73,7 @@ class Load:
     clips: tuple[meta_step.Clip, ...]  # sizes of the rows of one micro-batch
     tokens: int  # of one micro-batch, video and text
     micro_batches: int = 1
-    nodes: int = 0
+    trie: LabelTrie | None = None
     decoding: dict[str, Any] = dataclasses.field(default_factory=dict)
     written: int = 0
 
@@ -168,7 +168,7 @@ def load_of(way: Way, clips: int | None, answer: int, new_tokens: int | None) ->
     micro_batches = recipe.get("gradient_accumulation_steps", 1) if way.trains else 1
     load = Load(collator, rows, tuple(sizes), int(tokens.sum()), micro_batches)
     if way.work == "scoring":
-        load.nodes = len(LabelScorer(collator).trie.tokens)
+        load.trie = LabelScorer(collator).trie
     if way.work == "generation":
         load.decoding = {key: recipe[key] for key in ("num_samples", "temperature", "top_p", "max_new_tokens")}
         load.decoding["max_new_tokens"] = new_tokens or recipe["max_new_tokens"]

@@ -19,6 +19,7 @@ from rbft_trl.data.manifest import Entry, read_manifest
 from rbft_trl.data.rows import check_inside, load_rows
 from rbft_trl.data.source import SPLITS
 from rbft_trl.data.task import TaskCard
+from rbft_trl.engines import check_work
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.findings import Finding, distributions, find_all, overview
 from rbft_trl.evidence.page import encode_strip, save_strip, write_page
@@ -82,14 +83,26 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--init", type=Path, help="a folder of clips: write the first draft of its task card")
     parser.add_argument("--card", type=Path, help="where --init writes it [recipes/tasks/FOLDER.yaml]")
     parser.add_argument("--report_dir", type=Path, default=Path("outputs/check"), help="[outputs/check]")
-    parser.add_argument("--processes", "--gpus", type=int, default=1, help="that a recipe will be trained with [1]")
+    parser.add_argument("--gpus", type=int, help="that a recipe will be trained with, one process each [1]")
+    parser.add_argument("--processes", type=int, help="the same, said of a CPU")
     parser.add_argument("--gpu", choices=GPU_NAMES, default="h100", help="whose time is told [h100]")
     parser.add_argument("--gpu_memory", type=float, help="GB of one GPU [of the GPU here, else 24, 40, 80 and 141]")
     parser.add_argument("--engine", choices=ENGINES, default="ddp", help="how several GPUs share the work [ddp]")
     args, overrides = parser.parse_known_args(argv)
-    if args.processes < 1:
-        raise UserError(f"--processes is {args.processes} but must be at least 1")
-    if (args.file is None) == (args.init is None):
+    if args.gpus is not None and args.processes is not None:
+        raise UserError(f"--gpus {args.gpus} and --processes {args.processes} are one number; give --gpus alone")
+    for key in ("gpus", "processes"):
+        if (count := getattr(args, key)) is not None and count < 1:
+            raise UserError(f"--{key} is {count} but must be at least 1")
+    args.gpus = args.gpus or args.processes or 1
+    if args.gpu_memory is not None and not 0 < args.gpu_memory < float("inf"):
+        raise UserError(f"--gpu_memory is {args.gpu_memory:g} GB but must be a number above 0")
+    if args.file is not None and args.init is not None:
+        raise UserError(
+            f"--init '{args.init}' would draft a card from that folder of clips, but '{args.file}' is to be checked; "
+            "leave one out (to start a stage elsewhere write the key init into the recipe)"
+        )
+    if args.file is None and args.init is None:
         raise UserError("name a task card or a recipe, or a folder of clips with --init")
     if args.init is None and args.card is not None:
         raise UserError(f"--card '{args.card}' says where --init writes; name the folder with --init")
@@ -112,26 +125,36 @@ def view_of(
     recipe: Any, card: TaskCard, rows: list[Row], manifest: dict[str, Entry], args: argparse.Namespace
 ) -> tuple[dict[str, Any], list[Finding]]:
     """What a recipe would do: example, batch and steps, trained parts, memory; and what is to be said about it."""
-    from rbft_trl.memory import Machine, keeping_the_batch, memory_here  # here, as `Recipe` above
+    from rbft_trl.advice import keeping_the_batch  # here, as `Recipe` above
+    from rbft_trl.memory import Machine, memory_here
+    from rbft_trl.preview import engine_of
 
-    machine = Machine(args.processes, args.engine, args.gpu, args.gpu_memory or memory_here())
+    if refused := refusals(engine_of(args.engine, args.gpus), recipe.work()):
+        return NOTHING, refused
+    machine = Machine(args.gpus, args.engine, args.gpu, args.gpu_memory or memory_here())
     found = []
-    if recipe.trains:
-        training = recipe.rest[-1]
-        size, steps = training.train_batch_size, training.gradient_accumulation_steps
-        if said := keeping_the_batch(size, steps, args.processes):
-            found.append(Finding("warning", "global_batch", said))
+    if said := recipe.against_4bit():
+        found.append(Finding("warning", "four_bit", said))
+    if recipe.trains and (said := keeping_the_batch(recipe.rest[-1], args.gpus)):
+        found.append(Finding("warning", "global_batch", said))
     if recipe.lacks:
-        rough = (
-            "; memory is told by the published patch sizes, at three characters to a token" if recipe.trains else ""
-        )
+        rough = "; memory is told by the published patch sizes, at three characters to a token"
         found.append(Finding("error", "recipe", f"{recipe.lacks}{rough}"))
-        memory = recipe.memory(card, rows, manifest, machine) if recipe.trains else None
-        return NOTHING | {"memory": memory}, found
-    if not recipe.trains:
+    if recipe.lacks or not recipe.trains:
         return NOTHING | {"memory": recipe.memory(card, rows, manifest, machine)}, found
     view = NOTHING | recipe.preview(machine)
     return view | {"strip": encode_strip(view["example"]["frames"])}, found
+
+
+def refusals(engine: str, work: tuple[str, ...]) -> list[Finding]:
+    """Everything of `work` that the engine refuses, as an error each."""
+    found = []
+    for each in work:
+        try:
+            check_work(engine, each)
+        except UserError as error:
+            found.append(Finding("error", "engine", str(error)))
+    return found
 
 
 def write_draft(folder: Path, card: Path | None) -> int:

@@ -4,32 +4,34 @@ Input: a checked recipe with its rows. Output: what check.py shows; nothing is l
 """
 
 import dataclasses
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
+from rbft_trl.advice import advice, reading_changes, training_changes
 from rbft_trl.configs import AdapterArguments, EvalArguments, ModelArguments
-from rbft_trl.data.task import TaskCard
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.cost import (
     GB,
     GPUS,
     SIZES,
     Cost,
-    Setting,
     base_config,
     meta_model,
     reading_cost,
     training_cost,
 )
+from rbft_trl.model.families import against_4bit
+from rbft_trl.model.held import Setting
 from rbft_trl.model.inference import LabelTrie
 from rbft_trl.model.meta_step import Clip
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.start import Row
 from rbft_trl.training_config import TrainingConfig
 
-ROUGH_ANSWER = 256
+ROUGH_ANSWER = 256  # tokens of a rationale, where there is none yet
 Known = Sequence[dict[str, Any]]  # entries of the manifest
 
 
@@ -62,14 +64,25 @@ def clips_of(collator: ClipCollator, rows: list[Row], known: Known, vision: Any)
     return sorted(clips, key=lambda clip: clip.tokens(vision.spatial_merge_size), reverse=True)
 
 
-def rough_clips(
-    card: TaskCard, rows: list[Row], known: Known, vision: Any, *, definitions: bool, sequences: int = 1
-) -> list[Clip]:
-    """The sizes of rows where no tokenizer is at hand: a token per three characters, 256 tokens for a rationale."""
-    text = sequences * (len(card.label_prompt(definitions=definitions)) // 3 + ROUGH_ANSWER)
-    grids = [_times(_grid(entry["shape"], vision), sequences) for _, entry in zip(rows, known, strict=True)]
-    clips = [Clip(grid, text, ROUGH_ANSWER * sequences) for grid in grids]
+def rough_clips(prompt: str, known: Known, vision: Any, *, answer: int, sequences: int = 1) -> list[Clip]:
+    """The sizes of rows where no tokenizer is at hand: a token per three characters of the prompt.
+
+    Args:
+        prompt (`str`): Of every row.
+        known (`list[dict]`): The manifest's entries of the rows.
+        vision (`PreTrainedConfig`): The tower's.
+        answer (`int`): Trained tokens.
+        sequences (`int`, *optional*, defaults to 1): Per row; 2 where label and rationale are trained jointly.
+    """
+    text = sequences * (len(rough_ids(prompt)) + answer)
+    grids = [_times(_grid(entry["shape"], vision), sequences) for entry in known]
+    clips = [Clip(grid, text, max(sequences * answer, 1)) for grid in grids]
     return sorted(clips, key=lambda clip: clip.tokens(vision.spatial_merge_size), reverse=True)
+
+
+def rough_ids(text: str) -> list[int]:
+    """Stand-ins for token ids, one per three characters: alike where texts begin alike, and in every vocabulary."""
+    return [zlib.crc32(text[start : start + 3].encode()) % 512 for start in range(0, len(text), 3)]
 
 
 def _grid(shape: Sequence[int], vision: Any) -> tuple[int, int, int]:
@@ -116,16 +129,13 @@ def training_memory(
     batch = clips[: training.train_batch_size]
     costs = {on: cost(dataclasses.replace(setting, recompute=on), batch) for on in (False, True)}
     written = costs[setting.recompute]
-    merge = config.vision_config.spatial_merge_size
-    longest = sum(clip.tokens(merge) for clip in batch) / len(batch)
-    share = sum(clip.tokens(merge) for clip in clips) / len(clips) / longest  # of the mean row in the longest
-    steps = -(-len(clips) // (len(batch) * setting.accumulation * machine.gpus))
-    seconds = [round(share * each, 3) for each in written.seconds(machine.gpu)]
     told = report_of([("off", costs[False]), ("on", costs[True])], machine, setting)
-    told |= {"written": "on" if setting.recompute else "off", "longest_row": longest}
+    told |= {"written": "on" if setting.recompute else "off"}
     if setting.device == "cuda":
-        told |= {"step_seconds": seconds, "epoch_hours": [round(steps * each / 3600, 3) for each in seconds]}
-        told["advice"] = advice(cost, setting, batch, written, machine)
+        steps = -(-len(clips) // (len(batch) * setting.accumulation * machine.gpus))
+        told |= times(written, mean_share(clips, batch, config), steps, machine, ("step", "per epoch"))
+        ways = training_changes(setting, batch, four_bit=not against_4bit(config), scored=training.scores_labels)
+        told["advice"] = advice(cost, written, ways, machine.memory or SIZES[0])
     return told
 
 
@@ -146,7 +156,7 @@ def report_of(costs: list[tuple[str, Cost]], machine: Machine, setting: Setting)
     """The table in GB, and which cards it fits on."""
     rows = []
     for name, cost in costs:
-        sizes = {k: round(v / GB, 3) for k, v in dataclasses.asdict(cost).items() if k != "flops"}
+        sizes = {k: round(v / GB, 3) for k, v in dataclasses.asdict(cost).items() if k not in ("flops", "moved")}
         rows.append(
             {"checkpointing": name} | sizes | {"total": round(cost.total / GB, 3), "fits": fits(cost, machine)}
         )
@@ -159,6 +169,7 @@ def report_of(costs: list[tuple[str, Cost]], machine: Machine, setting: Setting)
         "advice": [],
         "step_seconds": None,
         "epoch_hours": None,
+        "time": None,
     }
 
 
@@ -168,99 +179,81 @@ def fits(cost: Cost, machine: Machine) -> dict[str, bool]:
     return {f"{size:g}": cost.total <= size * GB for size in sizes}
 
 
-def advice(cost: Any, setting: Setting, batch: list[Clip], now: Cost, machine: Machine) -> list[str]:
-    """What to change, in order, until it fits; each line says what it then needs. Empty if it fits as it is."""
-    size = machine.memory or SIZES[0]
-    if now.total <= size * GB:
-        return []
-    lines = []
-    for words, changed, smaller in changes(setting, batch):
-        now = cost(changed, smaller)
-        lines.append(f"{words}: {now.total / GB:.1f} GB")
-        if now.total <= size * GB:
-            return [*lines, f"then it fits on {size:g} GB"]
-    return [*lines, f"even then it does not fit on {size:g} GB; take a smaller base or a larger GPU"]
-
-
-def changes(setting: Setting, batch: list[Clip]) -> Iterator[tuple[str, Setting, list[Clip]]]:
-    """Changes that keep the global batch, each on top of those before; what costs accuracy comes last."""
-    if not setting.recompute:
-        setting = dataclasses.replace(setting, recompute=True)
-        yield "activation_checkpointing: true", setting, batch
-    while len(batch) > 1 and len(batch) % 2 == 0:
-        batch, setting = (
-            batch[: len(batch) // 2],
-            dataclasses.replace(setting, accumulation=2 * setting.accumulation),
-        )
-        words = f"per_device_train_batch_size: {len(batch)} with gradient_accumulation_steps: {setting.accumulation}"
-        yield f"{words} (the same global batch)", setting, batch
-    lora = setting.adapters is not None and setting.adapters.use_peft
-    if lora and not setting.load_in_4bit and setting.engine in ("ddp", "zero2"):
-        setting = dataclasses.replace(setting, load_in_4bit=True)
-        yield "load_in_4bit: true", setting, batch
-    if setting.gpus > 1 and not setting.load_in_4bit and setting.engine in ("ddp", "zero2"):
-        setting = dataclasses.replace(setting, engine="fsdp2")
-        yield "shard the weights (accelerate_configs/fsdp2.yaml)", setting, batch
-    for words in ("half of num_frames, in every stage", "half of max_pixels, in every stage"):
-        batch = [dataclasses.replace(clip, grid=_smaller(clip.grid, words)) for clip in batch]
-        yield words, setting, batch
-
-
-def _smaller(grid: tuple[int, int, int], words: str) -> tuple[int, int, int]:
-    t, h, w = grid
-    return (max(1, t // 2), h, w) if "frames" in words else (t, h, max(2, w // 4 * 2))
-
-
 def reading_memory(
-    base: ModelArguments, how: RationaleArguments | EvalArguments, collator: ClipCollator, rows: list[Row],
-    known: Known, machine: Machine,
+    base: ModelArguments, how: RationaleArguments | EvalArguments, clips: list[Clip], names: list[list[int]],
+    machine: Machine,
 ) -> dict[str, Any]:  # fmt: skip
-    """Memory of stage 0 or an evaluation: the batch of the longest prompts, its cache, and what is written from it."""
+    """Memory and time of stage 0 or an evaluation: the batch of the longest prompts, and what is written from it.
+
+    Args:
+        base, how: The recipe.
+        clips (`list[Clip]`): The sizes of the rows, longest first.
+        names (`list[list[int]]`): The tokens of every label.
+        machine (`Machine`): Where it is to run.
+
+    Returns:
+        `dict`: as `training_memory`; a step is a batch there, and an epoch all rows.
+    """
     config = base_config(base.model_name_or_path, base.model_revision)
-    stage0 = isinstance(how, RationaleArguments)
-    asked = [
-        row | {"target": "rationale" if stage0 or how.method == "reason" else "label", "text": ""} for row in rows
-    ]
-    clips = clips_of(collator, asked, known, config.vision_config)[: how.per_device_batch_size]
-    if not stage0 and how.method == "in_context":  # as one long row per clip
-        turns = how.examples() + 1
-        clips = [dataclasses.replace(clip, grid=_times(clip.grid, turns), text=turns * clip.text) for clip in clips]
-    adapters: AdapterArguments | None = None
     setting = Setting(
-        adapters,
+        None,
         dtype=dtype_of(base, config),
         load_in_4bit=base.load_in_4bit,
         attention=attention_of(base),
         device="cpu" if how.use_cpu else "cuda",
         gpus=machine.gpus,
     )
-    names = [collator.encode(name) for name in collator.card.names]
+    stage0 = isinstance(how, RationaleArguments)
     scored = not stage0 and how.method in ("score", "reason", "in_context")
-    cost = reading_cost(
-        meta_model(config, setting),
-        setting,
-        clips,
-        samples=how.num_samples if stage0 else int(how.generate and how.method in ("score", "greedy")),
-        new_tokens=how.max_new_tokens,
-        nodes=len(LabelTrie.build(names, collator.end_id).tokens) if scored else 0,
-    )
-    return report_of([("no gradients", cost)], machine, setting) | {"written": "no gradients"}
+    writes = not stage0 and how.generate and how.method in ("score", "reason", "greedy")
+    samples = how.num_samples if stage0 else int(writes)
+    model, trie = meta_model(config, setting), LabelTrie.build(names, -1) if scored else None
+
+    def cost(setting: Setting, clips: list[Clip]) -> Cost:
+        return reading_cost(model, setting, clips, trie=trie, samples=samples, new_tokens=how.max_new_tokens)
+
+    if not stage0 and how.method == "in_context":  # as one long row per clip
+        turns = how.examples() + 1
+        clips = [dataclasses.replace(clip, grid=_times(clip.grid, turns), text=turns * clip.text) for clip in clips]
+    batch = clips[: how.per_device_batch_size]
+    found = cost(setting, batch)
+    told = report_of([("no gradients", found)], machine, setting) | {"written": "no gradients"}
+    if setting.device == "cuda":
+        batches = -(-len(clips) // (len(batch) * machine.gpus))
+        told |= times(found, mean_share(clips, batch, config), batches, machine, ("batch", "for all clips"))
+        ways = reading_changes(setting, batch, four_bit=not against_4bit(config))
+        told["advice"] = advice(cost, found, ways, machine.memory or SIZES[0])
+    return told
 
 
-def keeping_the_batch(size: int, accumulation: int, processes: int) -> str | None:
-    """What N processes do to the global batch of a recipe that was written for one, and how to keep it."""
-    if processes == 1:
-        return None
-    before = size * accumulation
-    ways = [(own, before // (own * processes)) for own in range(size, 0, -1) if before % (own * processes) == 0]
-    said = f"with {processes} processes a step takes {before * processes} rows, on one {before}; "
-    if not ways:
-        return f"{said}no split over {processes} keeps {before}: choose another number, or a new learning rate"
-    own, steps = ways[0]
-    change = f"gradient_accumulation_steps: {steps}"
-    if own != size:
-        change += f" and per_device_train_batch_size: {own}"
-    return f"{said}to keep {before} write {change}, otherwise choose the learning rate anew"
+def mean_share(clips: list[Clip], batch: list[Clip], config: Any) -> float:
+    """Of the tokens of a row in those of a row of `batch`, on average."""
+    merge = config.vision_config.spatial_merge_size
+    mean, longest = (sum(clip.tokens(merge) for clip in some) / len(some) for some in (clips, batch))
+    return mean / longest
+
+
+def times(cost: Cost, share: float, steps: int, machine: Machine, words: tuple[str, str]) -> dict[str, Any]:
+    """Seconds of one step and hours of all, at 35 and at 25 % of the GPU's peak, as numbers and as a sentence.
+
+    Args:
+        cost (`Cost`): Of a step with the longest rows.
+        share (`float`): From `mean_share`.
+        steps (`int`): How many there are.
+        machine (`Machine`): Whose GPU.
+        words (`tuple[str, str]`): What a step and all of them are called.
+    """
+    each = dataclasses.replace(cost, flops=round(share * cost.flops)).seconds(machine.gpu)
+    hours = [steps * seconds / 3600 for seconds in each]
+    said = f"{span(*each)} per {words[0]}, {span(*(3600 * h for h in hours))} {words[1]}"
+    return {"step_seconds": [*each], "epoch_hours": hours, "time": said}
+
+
+def span(fast: float, slow: float) -> str:
+    """Two durations in seconds, in a unit in which the shorter one is not 0."""
+    unit, size = next(((u, s) for u, s in (("h", 3600), ("min", 60), ("s", 1)) if fast >= s), ("ms", 1e-3))
+    low, high = (f"{value / size:.2g}" if value < 10 * size else f"{value / size:,.0f}" for value in (fast, slow))
+    return f"{low} to {high} {unit}"
 
 
 def lines_of(memory: dict[str, Any]) -> Iterator[str]:
@@ -276,12 +269,9 @@ def lines_of(memory: dict[str, Any]) -> Iterator[str]:
             yield " " * 14 + ", ".join(f"{gb} GB: {'fits' if ok else 'NO'}" for gb, ok in row["fits"].items())
     if len(memory["rows"]) > 1:
         yield "* as the recipe says"
-    if memory["step_seconds"]:
-        (fast, slow), (few, many) = memory["step_seconds"], memory["epoch_hours"]
-        yield (
-            f"time on {memory['gpu']} at 35 to 25 % of its {GPUS[memory['gpu']][0] / 1e12:.0f} TFLOP/s, not measured: "
-            f"{fast:.2f} to {slow:.2f} s per step, {few:.2g} to {many:.2g} h per epoch"
-        )
+    if memory["time"]:
+        peak = f"{GPUS[memory['gpu']][0] / 1e12:.0f} TFLOP/s"
+        yield f"time on {memory['gpu']} at 35 to 25 % of its {peak}, not measured: {memory['time']}"
     for line in memory["advice"]:
         yield f"change: {line}"
 

@@ -13,7 +13,16 @@ from huggingface_hub import get_token
 
 from rbft_trl.configs import AdapterArguments, DataArguments, ModelArguments, StageArguments
 from rbft_trl.data.task import TaskCard
-from rbft_trl.engines import FULL, LORA, NF4, check_agreement, check_full_precision, check_work, started_engine
+from rbft_trl.engines import (
+    FULL,
+    LORA,
+    NF4,
+    SCORED,
+    check_agreement,
+    check_full_precision,
+    check_work,
+    started_engine,
+)
 from rbft_trl.errors import UserError
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.fetch import find_checkpoint, is_hub_id
@@ -94,7 +103,7 @@ def make_plan(
         )
     if card.is_open:
         check_open(card, stage, training)
-    elif validation and training.eval_strategy != "no" and training.validate_by_score:
+    elif validation and training.scores_labels:
         check_scoring_attention(base)
     batch = training.train_batch_size * training.world_size
     if training.dataloader_drop_last and len(train) < batch:
@@ -168,7 +177,7 @@ def check_options(
     engine = engine or started_engine(use_cpu=training.use_cpu)
     if not adapters.use_peft:
         check_full_precision(engine, dtype=dtype_in_file(base) or base.dtype, bf16=bool(training.bf16))
-    check_work(engine, NF4 if base.load_in_4bit else LORA if adapters.use_peft else FULL)
+    check_work(engine, *work_of(base, adapters, training))
     check_agreement(
         gradient_accumulation_steps=training.gradient_accumulation_steps, max_grad_norm=training.max_grad_norm
     )
@@ -179,6 +188,12 @@ def check_options(
             f"{training.n_gpu} GPUs are visible to one process; start with accelerate launch, or set "
             "CUDA_VISIBLE_DEVICES=0"
         )
+
+
+def work_of(base: ModelArguments, adapters: AdapterArguments, training: TrainingConfig) -> tuple[str, ...]:
+    """What a training does, as the support matrix of engines.py names it."""
+    trained = NF4 if base.load_in_4bit else LORA if adapters.use_peft else FULL
+    return (trained, SCORED) if training.scores_labels else (trained,)
 
 
 def check_push(base: ModelArguments, adapters: AdapterArguments, training: TrainingConfig) -> None:

@@ -19,10 +19,12 @@ from rbft_trl.configs import (
 )
 from rbft_trl.data.manifest import Entry
 from rbft_trl.data.task import CLIP_PLACE, TaskCard
+from rbft_trl.engines import WHOLE
 from rbft_trl.errors import UserError
-from rbft_trl.memory import Machine, clips_of, reading_memory, rough_clips, training_memory
+from rbft_trl.memory import ROUGH_ANSWER, Machine, clips_of, reading_memory, rough_clips, rough_ids, training_memory
 from rbft_trl.model.collator import IGNORED, ClipCollator
 from rbft_trl.model.cost import base_config
+from rbft_trl.model.families import against_4bit
 from rbft_trl.model.loading import (
     check_base,
     frame_factor,
@@ -30,7 +32,7 @@ from rbft_trl.model.loading import (
     mark_trained,
     trained_parts_table,
 )
-from rbft_trl.plan import make_plan
+from rbft_trl.plan import make_plan, work_of
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Row, Task
@@ -85,10 +87,23 @@ class Recipe:
         """The base's."""
         return load_processor(self.base.model_name_or_path, self.base.model_revision)
 
+    def work(self) -> tuple[str, ...]:
+        """What it does, as the support matrix of engines.py names it; nothing where a server does it."""
+        if not self.trains:
+            return () if getattr(self.rest[0], "server_url", None) else (WHOLE,)
+        adapters, _, training = self.rest
+        return work_of(self.base, adapters, training)
+
+    def against_4bit(self) -> str | None:
+        """Why this base should not be in 4 bit, if the recipe wants it there."""
+        if not self.base.load_in_4bit:
+            return None
+        return against_4bit(base_config(self.base.model_name_or_path, self.base.model_revision))
+
     def memory(
         self, card: TaskCard, rows: list[Row], manifest: dict[str, Entry], machine: Machine
     ) -> dict[str, Any] | None:
-        """Memory of stage 0 or an evaluation; of a training where the processor is not at hand, by rough lengths.
+        """Memory of stage 0 or an evaluation, or of a training; by rough lengths where the processor is not at hand.
         None where a server writes.
 
         Args:
@@ -101,16 +116,29 @@ class Recipe:
             return None  # no model here
         split = getattr(self.rest[0], "split", "train")
         own = [r for r in rows if r["split"] == split and (r["label"] is not None or not self.trains)]
+        if not own:
+            raise UserError(
+                f"{card.path}: the {split} split has no clip for this recipe; give it clips, or name another"
+            )
         known = [manifest[row["id"]] for row in own]
+        vision = base_config(self.base.model_name_or_path, self.base.model_revision).vision_config
+        reasons = getattr(self.rest[0], "method", None) == "reason"
+        writes = reasons or isinstance(self.rest[0], RationaleArguments)
+        if self.lacks:
+            prompt = (card.rationale_prompt if writes else card.label_prompt)(definitions=self.data.definitions)
+            twice = 2 if self.trains and self.rest[1].target == "joint" else 1
+            clips = rough_clips(prompt, known, vision, answer=ROUGH_ANSWER if self.trains else 0, sequences=twice)
+            names = [rough_ids(name) for name in card.names]
+        else:
+            frames, definitions = self.data.frames(), self.data.definitions
+            collator = ClipCollator(self.processor(), card, card.data.root, frames, definitions=definitions)
+            asked = {"target": "rationale" if writes else "label", "text": ""}
+            clips = clips_of(collator, [row | asked for row in own], known, vision)
+            names = [collator.encode(name) for name in card.names]
         if self.trains:
-            adapters, stage, training = self.rest
-            vision = base_config(self.base.model_name_or_path, self.base.model_revision).vision_config
-            twice = 2 if stage.target == "joint" else 1
-            clips = rough_clips(card, own, known, vision, definitions=self.data.definitions, sequences=twice)
+            adapters, _, training = self.rest
             return training_memory(self.base, adapters, training, clips, machine)
-        frames, definitions = self.data.frames(), self.data.definitions
-        collator = ClipCollator(self.processor(), card, card.data.root, frames, definitions=definitions)
-        return reading_memory(self.base, self.rest[0], collator, own, known, machine)
+        return reading_memory(self.base, self.rest[0], clips, names, machine)
 
     def preview(self, machine: Machine) -> dict[str, Any]:
         """One example, batch and steps, trained parameters by part; all that training would check is checked.
@@ -119,8 +147,7 @@ class Recipe:
             UserError: for what would stop the run.
         """
         adapters, _, training = self.rest
-        engine = STARTED.get(machine.engine, "DDP" if machine.gpus > 1 else "one process")
-        plan = make_plan(self.data, self.base, *self.rest, engine=engine)
+        plan = make_plan(self.data, self.base, *self.rest, engine=engine_of(machine.engine, machine.gpus))
         vision = base_config(self.base.model_name_or_path, self.base.model_revision).vision_config
         known = [plan.task.manifest[row["id"]] for row in plan.train]
         clips = clips_of(plan.collator, plan.train, known, vision)
@@ -138,6 +165,11 @@ class Recipe:
         asked |= {"rationale": card.rationale_prompt(definitions=self.data.definitions)}
         asked = {kind: text.replace(CLIP_PLACE, "") for kind, text in asked.items()}
         return {kind: len(tokenizer(text, split_special_tokens=True).input_ids) for kind, text in asked.items()}
+
+
+def engine_of(name: str, processes: int) -> str:
+    """The name in engines.py of what --engine asks for."""
+    return STARTED.get(name, "DDP" if processes > 1 else "one process")
 
 
 def example_of(collator: ClipCollator, row: Row) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Command: accelerate launch rbft_trl/sft.py recipes/stage1.yaml
 import dataclasses
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 from datasets import Dataset
 
+from rbft_trl.advice import keeping_the_batch
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.hub.in_run import PushInRun, PushSaves
 from rbft_trl.model.answerer import Answerer
@@ -46,6 +48,9 @@ def main(argv: list[str]) -> dict[str, Any]:
     """Trains one stage; returns its record (rbft.json)."""
     data, base, adapters, stage, training = parse_recipe(argv, *OPTIONS)
     check_model_arguments(base, use_cpu=training.use_cpu)
+    said = keeping_the_batch(training, training.world_size) if training.global_batch else None
+    if said and training.process_index == 0:
+        warnings.warn(said, stacklevel=2)
     plan = make_plan(data, base, adapters, stage, training)
     resume, done = prepare_output(training, plan.recipe)
     push = PushInRun(plan) if training.push_to_hub else None

@@ -40,6 +40,9 @@ class TrainingConfig(SFTConfig):
     hub_base_id: str | None = option(None, "Id on the Hub of a base that is a local folder here.")
     hub_base_revision: str | None = option(None, "Commit of `hub_base_id`; the newest one if left out.")
     include_num_input_tokens_seen: str | bool = option("non_padding", "Count the tokens shown, for the record.")
+    global_batch: int | None = option(
+        None, "Rows per step over all processes that the rates were chosen for; another product is warned of."
+    )
     validate_by_score: bool = option(True, "Score the validation labels at every evaluation (`eval_accuracy`).")
 
     def __post_init__(self) -> None:
@@ -77,11 +80,16 @@ class TrainingConfig(SFTConfig):
         if self.remove_unused_columns:
             raise UserError("'remove_unused_columns' is true but the collator reads id, video and label; leave it out")
         engine = started_engine(use_cpu=self.use_cpu)  # before TRL reads what the launch file says
-        if self.validate_by_score and self.eval_strategy != "no":
+        if self.scores_labels:
             check_work(engine, SCORED)
         if self.bf16 is None:
             self.bf16 = not self.use_cpu and _has_bf16_gpu()
         super().__post_init__()
+
+    @property
+    def scores_labels(self) -> bool:
+        """Whether validation labels are scored while it trains."""
+        return self.validate_by_score and self.eval_strategy != "no"
 
     def _check_numbers(self) -> None:
         for key in ("learning_rate", "learning_rate_merger", "learning_rate_vision", "weight_decay"):
@@ -91,7 +99,7 @@ class TrainingConfig(SFTConfig):
         for key in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, key) < 1:
                 raise UserError(f"'{key}' is {getattr(self, key)} but must be at least 1")
-        bounds = [("max_length", 1), ("max_grad_norm", 0), ("dataloader_num_workers", 0)]
+        bounds = [("max_length", 1), ("global_batch", 1), ("max_grad_norm", 0), ("dataloader_num_workers", 0)]
         bounds += [("dataloader_prefetch_factor", 1), ("logging_steps", 0)]
         for name in ("save", "eval"):  # 0 would be never, and a share of all steps is fine
             bounds += [(f"{name}_steps", 1e-9)] if getattr(self, f"{name}_strategy") == "steps" else []

@@ -107,8 +107,13 @@ def test_a_missing_last_frame_is_tolerated(tmp_path: Path, make_clip: MakeClip) 
 
 
 def test_frames_that_do_not_fit_are_told(tmp_path: Path, make_clip: MakeClip) -> None:
-    assert reason(make_clip(tmp_path / "a.mp4", size=(2, 500))) == "too_large"
-    assert reason(make_clip(tmp_path / "b.mp4", size=(4, 640))) == "too_large"
+    for size, words in (
+        ((2, 500), " x .* pixels: absolute aspect ratio"),
+        ((4, 640), f"under max_pixels {FRAMES.max_pixels}, .* at least {FACTOR} "),
+    ):
+        with pytest.raises(ClipError, match=words) as caught:
+            read_clip(make_clip(tmp_path / f"{size[0]}.mp4", size=size), FRAMES, factor=FACTOR)
+        assert caught.value.reason == "too_large"
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4")])

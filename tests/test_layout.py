@@ -69,8 +69,9 @@ ALLOWED = {
     "browse": {"errors", "data", "configs", "model", "evidence", "classifier", "start"},
     "plan": {"errors", "data", "configs", "engines", "training_config", "model", "start", "stage_rows"},
     "hub": {"errors", "data", "configs", "training_config", "model", "evidence", "plan"},
-    "memory": {"errors", "data", "configs", *CONFIGS, "model", "start"},
-    "preview": {"errors", "data", "configs", *CONFIGS, "recipe", "model", "start", "plan", "memory"},
+    "advice": {"training_config", "model"},
+    "memory": {"errors", "data", "configs", *CONFIGS, "model", "start", "advice"},
+    "preview": {"errors", "data", "configs", *CONFIGS, "engines", "recipe", "model", "start", "plan", "memory"},
 }
 ENTRIES = {"sft", "merge", "push", "rationales", "eval", "compare", "predict", "check", "app", "convert", "harmonic"}
 ENTRIES |= {"review"}

@@ -13,7 +13,6 @@ from transformers import AutoModelForImageTextToText
 from rbft_trl import check
 from rbft_trl.configs import AdapterArguments
 from rbft_trl.errors import UserError
-from rbft_trl.memory import Machine, advice, changes, keeping_the_batch
 from rbft_trl.model.cost import base_config, meta_model, training_cost
 from rbft_trl.model.held import Setting, _whole_at_once, held_bytes, optimizer_bytes, weight_bytes
 from rbft_trl.model.loading import mark_trained
@@ -116,40 +115,6 @@ def test_optimizers_hold_what_they_hold(optim: str, each: float, tmp_path: Path)
     training = TrainingConfig(output_dir=str(tmp_path), use_cpu=True, optim=optim)
     trained = [torch.nn.Parameter(torch.empty(64, 128, device="meta"))]
     assert optimizer_bytes(trained, training) / trained[0].numel() == pytest.approx(each, rel=0.01, abs=0.01)
-
-
-def test_changes_keep_the_global_batch_and_end_when_it_fits() -> None:
-    setting = Setting(AdapterArguments(), accumulation=4, gpus=2)
-    steps = list(changes(setting, BATCH * 2))
-    assert [words.split(":")[0] for words, *_ in steps][:4] == [
-        "activation_checkpointing", "per_device_train_batch_size", "per_device_train_batch_size", "load_in_4bit",
-    ]  # fmt: skip
-    assert all(len(batch) * changed.accumulation == 16 for _, changed, batch in steps)
-
-    class Fake:
-        def __init__(self, gigabytes: float) -> None:
-            self.total = gigabytes * 1e9
-
-    def cost(changed: Setting, batch: list[Clip]) -> Fake:
-        return Fake(40 - 10 * changed.recompute - 5 * (len(batch) < 4))
-
-    lines = advice(cost, setting, BATCH * 2, Fake(40), Machine(memory=26))
-    assert lines[-1] == "then it fits on 26 GB" and len(lines) == 3 and "(the same global batch): 25.0 GB" in lines[1]
-    assert advice(cost, setting, BATCH, Fake(20), Machine(memory=26)) == []
-    assert "even then" in advice(cost, setting, BATCH, Fake(40), Machine(memory=8))[-1]
-
-
-@pytest.mark.parametrize(
-    ("size", "accumulation", "processes", "words"),
-    [
-        (2, 4, 4, "with 4 processes a step takes 32 rows, on one 8; to keep 8 write gradient_accumulation_steps: 1,"),
-        (2, 4, 8, "gradient_accumulation_steps: 1 and per_device_train_batch_size: 1"),
-        (2, 4, 3, "no split over 3 keeps 8"),
-    ],
-)
-def test_more_gpus_change_the_global_batch(size: int, accumulation: int, processes: int, words: str) -> None:
-    assert words in keeping_the_batch(size, accumulation, processes)
-    assert keeping_the_batch(size, accumulation, 1) is None
 
 
 def test_check_shows_memory_and_warns(

@@ -281,7 +281,12 @@ def _target(height: int, width: int, settings: FrameSettings, factor: int, path:
     try:
         size = resized(height, width, settings, factor=factor)
     except ValueError as error:
-        raise ClipError(path, "too_large", f"{error}; crop it") from error
+        raise ClipError(path, "too_large", f"{width} x {height} pixels: {error}; crop it") from error
     if min(size) < factor:
-        raise ClipError(path, "too_large", f"{width} x {height} pixels is too elongated for max_pixels; crop it")
+        raise ClipError(
+            path,
+            "too_large",
+            f"{width} x {height} pixels would be {size[1]} x {size[0]} under max_pixels {settings.max_pixels}, but a "
+            f"side needs at least {factor} (the base's patch x merge size); crop it, or raise max_pixels",
+        )
     return size

@@ -15,7 +15,7 @@ from rbft_trl.training_config import TrainingConfig
 RECIPE_FILE = "recipe.json"
 MAY_DIFFER = {"resume_from_checkpoint", "run_name", "report_to", "logging_steps", "disable_tqdm", "local_rank"}
 MAY_DIFFER |= {"push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_license", "hub_base_id"}
-MAY_DIFFER |= {"hub_base_revision"}
+MAY_DIFFER |= {"hub_base_revision", "global_batch"}
 
 
 def prepare_output(training: TrainingConfig, recipe: dict[str, Any]) -> tuple[str | None, bool]:

@@ -12,23 +12,24 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, TrainingArguments
 
 from rbft_trl.errors import UserError
-from rbft_trl.model.families import published_config
-from rbft_trl.model.held import Setting, held_bytes, weight_bytes
+from rbft_trl.model.families import part_of, published_config
+from rbft_trl.model.held import NF4, Setting, held_bytes, weight_bytes
+from rbft_trl.model.inference import LabelTrie
 from rbft_trl.model.loading import cut_graph_of_frozen_parts, mark_trained
-from rbft_trl.model.meta_step import Clip, count_prefill, count_training
+from rbft_trl.model.meta_step import Clip, count_reading, count_training
 
 GB = 1e9
 CONTEXT = 1.0 * GB  # assumed: CUDA context, kernels and the work space of cuBLAS, per GPU
 FRAGMENTATION = 0.05  # assumed: share of all that comes and goes in a step which the allocator cannot use
 UTILISATION = (0.25, 0.35)  # published model-FLOP utilisation of video fine-tuning
-GPUS = {  # dense bf16 FLOP/s and memory in GB, from NVIDIA's data sheets
-    "l4": (121e12, 24),
-    "rtx4090": (165e12, 24),
-    "a100-40": (312e12, 40),
-    "l40s": (362e12, 48),
-    "a100": (312e12, 80),
-    "h100": (989e12, 80),
-    "h200": (989e12, 141),
+GPUS = {  # dense bf16 FLOP/s, memory in GB and its bytes/s, from NVIDIA's data sheets
+    "l4": (121e12, 24, 0.3e12),
+    "rtx4090": (165e12, 24, 1.008e12),
+    "a100-40": (312e12, 40, 1.555e12),
+    "l40s": (362e12, 48, 0.864e12),
+    "a100": (312e12, 80, 2.039e12),
+    "h100": (989e12, 80, 3.35e12),
+    "h200": (989e12, 141, 4.8e12),
 }
 SIZES = (24, 40, 80, 141)  # GB of the cards that people have
 
@@ -40,6 +41,7 @@ class Cost:
     Args:
         weights, adapters, gradients, optimizer, activations, logits, inputs, overhead (`float`): Bytes.
         flops (`int`): Of one step (all its micro-batches), recomputation included.
+        moved (`float`, *optional*): Bytes read from the GPU's memory while answers are written, token by token.
     """
 
     weights: float
@@ -51,6 +53,7 @@ class Cost:
     inputs: float
     overhead: float
     flops: int
+    moved: float = 0.0
 
     @property
     def live(self) -> float:
@@ -63,9 +66,11 @@ class Cost:
         return self.live + self.overhead
 
     def seconds(self, gpu: str) -> tuple[float, float]:
-        """Of one step on that GPU, at 35 and at 25 % of its peak."""
+        """Of one step on that GPU, at 35 and at 25 % of its peaks: of operations, and while it writes of memory."""
+        peak, _, bandwidth = GPUS[gpu]
         low, high = UTILISATION
-        return self.flops / (GPUS[gpu][0] * high), self.flops / (GPUS[gpu][0] * low)
+        ideal = self.flops / peak + self.moved / bandwidth
+        return ideal / high, ideal / low
 
 
 def base_config(name: str, revision: str | None = None) -> PreTrainedConfig:
@@ -139,29 +144,39 @@ def _overhead(setting: Setting, moving: float) -> float:
 
 
 def reading_cost(
-    model: nn.Module, setting: Setting, clips: Sequence[Clip], *, samples: int, new_tokens: int, nodes: int
+    model: nn.Module,
+    setting: Setting,
+    clips: Sequence[Clip],
+    *,
+    trie: LabelTrie | None = None,
+    samples: int = 0,
+    new_tokens: int = 0,
 ) -> Cost:
-    """The cost of stage 0 or an evaluation: one prefill, then `samples` answers or `nodes` of the label trie from it.
+    """The cost of stage 0 or an evaluation: one prefill, then the label scores and `samples` answers from it.
 
     Args:
         model (`nn.Module`): From `meta_model`.
         setting (`Setting`): Without adapters.
         clips (`Sequence[Clip]`): The rows of one batch.
-        samples (`int`): Answers per clip; 0 if nothing is written.
-        new_tokens (`int`): Longest answer.
-        nodes (`int`): Tokens of the label trie; 0 if nothing is scored.
+        trie (`LabelTrie`, *optional*): The labels; left out, nothing is scored.
+        samples (`int`, *optional*): Answers per clip; 0 if nothing is written.
+        new_tokens (`int`, *optional*): Tokens of an answer, counted as if all were that long.
     """
-    counted = count_prefill(model, clips, device=setting.device, masked=setting.attention != "flash_attention_2")
+    masked = setting.attention != "flash_attention_2"
+    counted = count_reading(model, clips, trie, device=setting.device, masked=masked)
     base, adapters, unpacked = weight_bytes(model, load_in_4bit=setting.load_in_4bit)
-    vocabulary, rows = model.config.get_text_config().vocab_size, len(clips)
-    longest = max(_video(model, clip) + clip.text for clip in clips)
-    first = float(counted.peak - counted.bytes.get("inputs", 0))
-    wide = model.get_input_embeddings().weight.element_size() + 8  # the logits, in fp32, and their softmax
-    scoring = counted.cache * (1 + nodes / longest) + rows * nodes * vocabulary * wide
-    copies = counted.cache * samples * (1 + new_tokens / longest)
+    rows, longest = len(clips), max(_video(model, clip) + clip.text for clip in clips)
+    written = rows * samples * new_tokens
+    head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    inside = [p for name, p in model.named_parameters() if part_of(name) == "llm" and p is not head and p is not table]
+    numbers = sum(p.numel() for p in inside)
     # the cache as it was and its copies; then logits in fp32, sorted with their places, and two sums for top_p
-    writing = max(counted.cache * (1 + samples), copies + rows * max(samples, 1) * vocabulary * 32.0)
-    peak = max(first, scoring, writing if samples else 0.0)
+    copies = counted.cache * samples * (1 + new_tokens / longest)
+    writing = max(counted.cache * (1 + samples), copies + rows * samples * head.shape[0] * 32.0)
+    peak = max(float(counted.peak - counted.bytes.get("inputs", 0)), writing if samples else 0.0)
+    # every token reads all weights of the language model, and on average half of what its answer adds to the cache
+    each = numbers * (NF4 if setting.load_in_4bit else inside[0].element_size()) + head.numel() * head.element_size()
+    each += counted.cache * samples * (1 + new_tokens / longest / 2)
     return Cost(
         weights=base,
         adapters=adapters,
@@ -171,7 +186,8 @@ def reading_cost(
         logits=0.0,
         inputs=counted.bytes.get("inputs", 0),
         overhead=_overhead(setting, peak),
-        flops=counted.flops,
+        flops=counted.flops + 2 * (numbers + head.numel()) * written,
+        moved=each * new_tokens if samples else 0.0,
     )
 
 

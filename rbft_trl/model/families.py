@@ -17,6 +17,10 @@ from rbft_trl.errors import UserError
 PUBLISHED = Path(__file__).parent / "published"  # one file per base: its config.json as published, and its source
 # Tower and all mergers are inside `visual`; the gates of linear attention are one number per head and token.
 NOT_IN_4BIT = ["visual", "model.visual", "lm_head", "in_proj_a", "in_proj_b"]
+FOUR_BIT_LINEAR = (
+    "4-bit training of bases with linear-attention layers loses more than usual and is not recommended (Unsloth's "
+    "guide to Qwen3.5); write load_in_4bit: false, which trains a LoRA on bfloat16 weights"
+)
 
 
 def published_config(name: str) -> PreTrainedConfig:
@@ -58,6 +62,11 @@ def layers_to_wrap(model: nn.Module) -> list[str]:
 def has_linear_attention(config: PreTrainedConfig) -> bool:
     """Whether some layers of the language model keep a recurrent state instead of keys and values."""
     return "linear_attention" in (getattr(config.get_text_config(), "layer_types", None) or ())
+
+
+def against_4bit(config: PreTrainedConfig) -> str | None:
+    """Why a base of this family should not be trained in 4 bit; None where nothing is known against it."""
+    return FOUR_BIT_LINEAR if has_linear_attention(config) else None
 
 
 def refuse_tree_masks(model: PreTrainedModel) -> None:

@@ -27,14 +27,10 @@ from rbft_trl.configs import PARTS, AdapterArguments, ModelArguments
 from rbft_trl.data.jsonl import read_json
 from rbft_trl.data.video import file_hash
 from rbft_trl.errors import UserError, nearest, searched
-from rbft_trl.model.families import NOT_IN_4BIT, has_linear_attention, part_of, refuse_tree_masks, vision_tower
+from rbft_trl.model.families import NOT_IN_4BIT, against_4bit, part_of, refuse_tree_masks, vision_tower
 from rbft_trl.model.shards import size_of
 
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
-FOUR_BIT_LINEAR = (
-    "4-bit training of bases with linear-attention layers loses more than usual and is not recommended (Unsloth's "
-    "guide to Qwen3.5); write load_in_4bit: false, which trains a LoRA on bfloat16 weights"
-)
 NOT_OF_THE_BASE = ("made.json", "measured.json")
 # PEFT asks under a name that transformers 5.23 is about to drop; nothing that a user could change.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
@@ -164,8 +160,8 @@ def load_base(args: ModelArguments, *, device: torch.device | str) -> PreTrained
         )
     try:
         config = AutoConfig.from_pretrained(args.model_name_or_path, revision=args.model_revision)
-        if args.load_in_4bit and has_linear_attention(config):
-            warnings.warn(f"load_in_4bit with '{args.model_name_or_path}': {FOUR_BIT_LINEAR}", stacklevel=2)
+        if args.load_in_4bit and (why_not := against_4bit(config)):
+            warnings.warn(f"load_in_4bit with '{args.model_name_or_path}': {why_not}", stacklevel=2)
         model, found = AutoModelForImageTextToText.from_pretrained(
             args.model_name_or_path,
             revision=args.model_revision,

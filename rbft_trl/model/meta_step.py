@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
+from rbft_trl.model.inference import LabelTrie, Prefill, score_labels
 from rbft_trl.model.ledger import Kernels, Ledger
 
 HEAD_ROWS, HEAD_COLUMNS = 4096, 32768  # the tile of logits that TRL 1.16 builds at a time
@@ -181,18 +182,36 @@ def count_training(
     return _counted(model, step, device=device, autocast=autocast)
 
 
-def count_prefill(model: nn.Module, clips: Sequence[Clip], *, device: str, masked: bool = True) -> Counted:
-    """One prefill as `rbft_trl.model.inference.prefill` runs it: no gradients, every hidden state kept."""
+def count_reading(
+    model: nn.Module, clips: Sequence[Clip], trie: LabelTrie | None, *, device: str, masked: bool = True
+) -> Counted:
+    """One prefill, every hidden state kept, and the scores of all labels from it by `score_labels` itself.
+
+    Args:
+        model (`nn.Module`): On the meta device.
+        clips (`Sequence[Clip]`): The rows of the batch.
+        trie (`LabelTrie`, *optional*): The labels; None if nothing is scored.
+        device (`str`): `cuda` or `cpu`: whose kernels are counted.
+        masked (`bool`, *optional*, defaults to `True`): Whether attention is given a mask where rows are padded.
+    """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     model.eval()
 
     @torch.no_grad()
-    def step(ledger: Ledger, kernels: Kernels) -> int:
+    def step(ledger: Ledger, _: Kernels) -> int:
         with ledger.as_kind("inputs"):
             inputs = MetaBatch(clips).inputs(inner, left=True, masked=masked)
-        out = inner(**inputs, use_cache=True, logits_to_keep=1, output_hidden_states=True)
-        held = [value for layer in out.past_key_values.layers for value in vars(layer).values()]
-        return sum(t.untyped_storage().nbytes() for t in tree_leaves(held) if isinstance(t, torch.Tensor))
+        out = inner(**inputs, use_cache=True, logits_to_keep=1, output_hidden_states=True)  # as `prefill` does
+        last = out.hidden_states[-1].float()
+        features = torch.cat([last[:, -1], (last * last.new_empty(*last.shape[:2], 1)).sum(1)], dim=-1)
+        cache, logits = out.past_key_values, out.logits[:, -1].float()
+        del out, last
+        held = [value for layer in cache.layers for value in vars(layer).values()]
+        size = sum(t.untyped_storage().nbytes() for t in tree_leaves(held) if isinstance(t, torch.Tensor))
+        if trie is not None:
+            mask, position = inputs["attention_mask"], inputs["position_ids"][..., -1:] + 1
+            score_labels(inner, Prefill(cache, logits, features, mask, position), trie)
+        return size
 
     return _counted(model, step, device=device, autocast=False)
 
