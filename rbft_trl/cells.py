@@ -4,8 +4,6 @@ Input: arms, recipes, a draw and a number of shots. Output: cells of comparison.
 """
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +17,10 @@ from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
 from rbft_trl.costs import COSTS, Done, Place, closure, cost_of
 from rbft_trl.data.jsonl import read_json, read_jsonl, write_json
 from rbft_trl.errors import UserError
+from rbft_trl.launched import run_launched
 from rbft_trl.model.provenance import read_record
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Task, open_task
-from rbft_trl.stopping import Stopped
 from rbft_trl.texts import make_texts
 
 Cell = dict[str, Any]
@@ -30,8 +28,8 @@ MAINS: dict[str, Callable[[list[str]], Any]] = {
     "rationales": rationales.main,
     "sft": sft.main,
     "eval": evaluation.main,
+    "star": star.main,
 }
-SCRIPTS = Path(__file__).parent
 
 
 class Cells:
@@ -132,13 +130,13 @@ class Cells:
     def trained(self, step: Step, words: list[str], folder: Path, place: Place) -> Done:
         """A stage, or Video-STaR."""
         own = ["--seed", str(place.draw), "--output_dir", str(folder), "--resume_from_checkpoint", "true"]
-        if step.entry == "star":
-            own = own[:-2]
+        if step.entry == "star":  # with the labels after it, so that it is scored as all others are
+            own = [*own[:-2], "--stage2", self.args.stage2]
         self.run(step.entry, [self.recipe(step), *self.drawn(place), *own, *words])
         if step.entry == "star":
-            star = read_json(folder / "star.json")
-            record = read_record(star["final"])
-            return Done(Path(star["final"]), {key: star["cost"][key] for key in COSTS}, record)
+            found = read_json(folder / "star.json")
+            record = read_record(found["final"])
+            return Done(Path(found["final"]), {key: found["cost"][key] for key in COSTS}, record)
         record = read_record(folder)
         return Done(folder, {key: record[key] for key in COSTS}, record)
 
@@ -239,16 +237,9 @@ class Cells:
             UserError: if the launched processes failed; what they printed stands above.
         """
         if self.args.launch is None:
-            main(entry)(argv)
+            MAINS[entry](argv)
             return
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", self.args.launch]
-        code = subprocess.run([*command, str(SCRIPTS / f"{entry}.py"), *argv], check=False).returncode
-        if code in (143, -15):
-            raise Stopped(f"{entry}.py was asked to stop")
-        if code:
-            raise UserError(
-                f"{entry}.py ended with exit code {code} under '{self.args.launch}'; its message stands above"
-            )
+        run_launched(self.args.launch, entry, argv)
 
     def seconds(self, path: Path, spent: float) -> float:
         """The time of the first, complete run of a step that keeps no record of its own time."""
@@ -256,15 +247,6 @@ class Cells:
         if not file.is_file():
             write_json(file, {"seconds": round(spent, 2)})
         return read_json(file)["seconds"]
-
-
-def main(entry: str) -> Callable[[list[str]], Any]:
-    """The function behind an entry; Video-STaR is loaded where an arm has it."""
-    if entry == "star":
-        from rbft_trl import star
-
-        return star.main
-    return MAINS[entry]
 
 
 def shared(args: CompareArguments) -> list[str]:

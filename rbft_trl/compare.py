@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
+from rbft_trl import star
 from rbft_trl.arms import Arm, Step, read_arms, references
 from rbft_trl.browse import mistake_strips, rationale_strips
 from rbft_trl.cells import Cell, Cells, shared
@@ -26,6 +27,7 @@ from rbft_trl.evidence.stats import summarise
 from rbft_trl.plan import check_options
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe
+from rbft_trl.star_config import StarArguments
 from rbft_trl.stopping import Stopped
 from rbft_trl.texts import check_texts
 from rbft_trl.training_config import TrainingConfig
@@ -135,6 +137,9 @@ def check_step(args: CompareArguments, arm: Arm, step: Step, evaluated: tuple[An
         raise UserError(
             f"{place} needs the key '{step.recipe}' of the comparison; name its recipe, or leave out the arm"
         )
+    if step.entry == "star":
+        words = [word for key, value in step.settings.items() for word in (f"--{key}", str(value))]
+        star.check(*parse_recipe([recipe, *shared(args), "--stage2", args.stage2, *words], StarArguments))
     if step.entry in GROUPS:
         groups = _read(args, recipe, step.entry, step.settings)
         _same(recipe, groups, args.eval, evaluated)

@@ -61,6 +61,7 @@ ALLOWED = {
         "rationales",
         "sft",
         "eval",
+        "launched",
         "star",
     },
     "reader": {"errors", "data", "configs", "model", "batches", "start"},

@@ -82,6 +82,7 @@ def test_novel_classes(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: P
     novel_table.write_text("\n".join(map(",".join, kept)) + "\n")
     raw["labels"] = {names[name]: meaning for name, meaning in raw["labels"].items()}
     raw["data"]["annotations"] = "novel.csv"
+    del raw["checklist"]  # its answers speak for the other names
     novel = tmp_path / "novel.yaml"
     novel.write_text(yaml.safe_dump(raw, sort_keys=False))
     recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, novel=str(novel))
@@ -107,7 +108,9 @@ def test_a_launch_that_fails_says_where(
     launch = tmp_path / "none.yaml"
     launch.write_text("num_processes: 1\nnot_a_key: 3\n")
     recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, launch=str(launch))
-    with pytest.raises(UserError, match=r"arm 'direct', draw 0: rationales.py ended with exit code .* its files lie"):
+    with pytest.raises(
+        UserError, match=r"arm 'direct', draw 0: rbft_trl/rationales\.py ended with exit code .* its files lie"
+    ):
         compare.main([str(recipe)])
 
 
@@ -126,3 +129,18 @@ def test_mistakes(
     recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, **change)
     with pytest.raises(UserError, match=message):
         compare.main([str(recipe)])
+
+
+def test_video_star_is_an_arm_like_others(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path) -> None:
+    """Its parts get the draw and the shots of the comparison, and its result is scored as all others are."""
+    parts = {name: toy_recipe(name, tmp_path, toy_set[0], smoke_base, **QUICK) for name in ("star_pairs", "stage2")}
+    written = toy_recipe("rationales", tmp_path, toy_set[0], smoke_base, max_new_tokens=6, checks="label_match")
+    scored = toy_recipe("eval", tmp_path, toy_set[0], smoke_base, max_new_tokens=2)
+    star = {"rationales": written, "stage1": parts["star_pairs"], "stage2": parts["stage2"], "eval": scored}
+    star |= {"cycles": 1, "output_dir": str(tmp_path / "unused")}
+    (tmp_path / "star.yaml").write_text(yaml.safe_dump(star))
+    more = {"arms": [*TWO_ARMS, "star"], "star": str(tmp_path / "star.yaml"), "shots": [2]}
+    recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, **more)
+    with pytest.raises(UserError, match=r"class .* has no kept rationale"):  # the tiny base writes noise
+        compare.main([str(recipe)])
+    assert (tmp_path / "out/shots2/draw0/star/star/cycle0/rationales.jsonl").is_file()

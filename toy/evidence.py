@@ -24,8 +24,8 @@ RESULTS = REPOSITORY / "results"
 UNTRAINED = ["majority", "zero_shot", "probe", "heads"]
 MAIN = ["direct", "rbft", "shuffled", "oracle"]
 ALL = [*UNTRAINED, *MAIN, "direct_short", "rbft_hint", "oracle_guideline", "permuted", "captions", "pseudo_labels"]
-ALL += ["playing_order", "rationale_label", "label_rationale", "joint"]
-ONE_TARGET = ["probe", "direct", "rbft", "rationale_label", "label_rationale", "joint", "oracle"]
+ALL += ["playing_order", "rationale_label", "label_rationale", "joint", "star"]
+ONE_TARGET = ["probe", "direct", "rbft", "rationale_label", "label_rationale", "joint", "star", "oracle"]
 
 
 @dataclass(frozen=True)
