@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rbft_trl import eval as evaluation
-from rbft_trl import rationales, sft
+from rbft_trl import rationales, sft, star
 from rbft_trl.arms import Arm, Step, references
 from rbft_trl.compare_config import CompareArguments
 from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
