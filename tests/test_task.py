@@ -241,7 +241,7 @@ def test_root_is_relative_to_the_card_and_annotations_to_the_root(tmp_path: Path
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes/tasks").glob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_cards_are_read(path: Path) -> None:
     card = TaskCard.from_yaml(path)
-    assert len(card.names) >= 2 and card.data is not None
+    assert (len(card.names) >= 2 or card.answer.type != "class") and card.data is not None
     assert all(name in card.label_prompt() for name in card.names)
 
 

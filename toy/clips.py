@@ -60,9 +60,10 @@ def plan(args: argparse.Namespace) -> list[dict[str, Any]]:
                 camera, left[split] = camera + 1, int(rng.integers(2, 5))
             left[split] -= 1
             label = wanted[i][1]
-            scene = draw_scene(rng, **domain.fixed(label))
+            shown = domain.draw_shown(label, rng)
+            scene = draw_scene(rng, **domain.fixed(shown))
             entries.append({"id": f"toy{len(entries):05d}", "split": split, "labelled": wanted[i][2], "label": label})
-            entries[-1] |= {"group": f"camera{camera:04d}", "camera": camera, "scene": scene}
+            entries[-1] |= {"shown": shown, "group": f"camera{camera:04d}", "camera": camera, "scene": scene}
     return entries
 
 
@@ -75,7 +76,7 @@ def make(job: tuple[dict[str, Any], Path, argparse.Namespace]) -> None:
         return
     background: Background = draw_background(np.random.default_rng([seed, 1, entry["camera"]]))
     scene: Scene = entry["scene"]
-    light = domain.labels[entry["label"]] if domain.lit else None
+    light = domain.labels[entry["shown"]] if domain.lit else None
     rng = np.random.default_rng([seed, 2, int(entry["id"][3:])])
     frames, _ = render(scene, background, rng, shift=args.shift, light=light, neighbours=domain.neighbours)
     write_clip(path, frames)
@@ -143,9 +144,10 @@ def write_tables(out: Path, entries: list[dict[str, Any]], domain: Domain) -> No
         scene: Scene = entry["scene"]
         label = entry["label"] if entry["labelled"] else ""
         writer.writerow([entry["id"], f"clips/{entry['id']}.mp4", label, entry["split"], entry["group"]])
-        light = dict(zip(domain.decides, domain.labels[entry["label"]], strict=True)) if domain.lit else {}
-        texts = {"text": scene.caption, "guideline": domain.guideline(scene, entry["label"])}
-        truth.append({"id": entry["id"], **scene.attributes(), **light, "label": entry["label"], **texts})
+        light = dict(zip(domain.decides, domain.labels[entry["shown"]], strict=True)) if domain.lit else {}
+        texts = {"text": scene.caption, "guideline": domain.guideline(scene, entry["shown"])}
+        shown = {"shown": entry["shown"]} if domain.disputed else {}
+        truth.append({"id": entry["id"], **scene.attributes(), **light, "label": entry["label"], **shown, **texts})
     write_text(out / "clips.csv", table.getvalue())
     write_jsonl(out / "attributes.jsonl", truth)
 
