@@ -22,10 +22,12 @@ from rbft_trl.data.jsonl import read_json, read_jsonl
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
 from rbft_trl.evidence.yields import ROUTES
+from rbft_trl.launched import run_launched
 from rbft_trl.model.provenance import read_record
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import open_task
 from tests.helpers import REPOSITORY, base_arguments, toy_recipe
+from tests.launching import cpu_twin
 
 BASE = REPOSITORY / "toy/base"
 QUICK = {"max_steps": 4, "num_train_epochs": ..., "per_device_train_batch_size": 4, "shots": ...}
@@ -228,3 +230,17 @@ def test_only_a_checkpoint_of_rationales_that_fits_may_write(
         rationales.main(
             [yaml.safe_load(recipe.read_text())["rationales"], "--use_pool", "false", "--output_file", str(own)]
         )
+
+
+def test_a_part_is_launched_on_two_processes_and_its_failure_is_told(
+    toy_set: tuple, smoke_base: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "r.jsonl"
+    recipe = toy_recipe("rationales", tmp_path, toy_set[0], smoke_base, output_file=file, max_new_tokens=4,
+                        checks="none", per_device_batch_size=4)  # fmt: skip
+    launch_file = str(cpu_twin(tmp_path, "multi_gpu"))
+    run_launched(launch_file, "rationales", [recipe])
+    ids = [(row["id"], row["sample"]) for row in read_jsonl(file)]
+    assert len(ids) == len(set(ids)) and len({clip for clip, _ in ids}) == 2 * 8 + 8
+    with pytest.raises(UserError, match=r"rbft_trl/rationales\.py ended with exit code \d+; its message stands above"):
+        run_launched(launch_file, "rationales", [recipe, "--seed", "1"])
