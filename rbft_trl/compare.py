@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from rbft_trl import star
 from rbft_trl.arms import Arm, Step, read_arms, references
-from rbft_trl.browse import mistake_strips, rationale_strips
+from rbft_trl.browse import agreement, mistake_strips, rationale_strips
 from rbft_trl.cells import Cell, Cells, shared
 from rbft_trl.compare_config import RECIPES, CompareArguments
 from rbft_trl.configs import AdapterArguments, DataArguments, EvalArguments, ModelArguments, StageArguments
@@ -23,6 +23,7 @@ from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.controls import oracle_samples
 from rbft_trl.evidence.power import power_before
 from rbft_trl.evidence.report import build_report
+from rbft_trl.evidence.results import write_results
 from rbft_trl.evidence.stats import summarise
 from rbft_trl.plan import check_options
 from rbft_trl.rationale_config import RationaleArguments
@@ -235,8 +236,9 @@ def finish(run: Cells, rungs: list[dict[str, Any]]) -> dict[str, Any]:
         "shots": [rung["shots"] for rung in rungs],
     }
     rungs = [rung | summarise({"note": run.args.note} | rung, names=card.names) for rung in rungs]
-    comparison |= {"rungs": rungs} | {key: rungs[-1][key] for key in ("arms", "pairs", "table", "sentence")}
+    comparison |= {"rungs": rungs} | {key: rungs[-1][key] for key in ("arms", "pairs", "verdict", "table", "sentence")}
     write_json(run.out / "comparison.json", comparison)
+    write_results(run.out / "results.jsonl", comparison, names=card.names)
     report = run.out / "report.html"
     first, task = comparison["arms"]["rbft"]["draws"][0], run.task(Place(0, run.args.shots and run.args.shots[-1]))
     build_report(
@@ -244,6 +246,7 @@ def finish(run: Cells, rungs: list[dict[str, Any]]) -> dict[str, Any]:
         report,
         strips=rationale_strips(task, first),
         mistakes=mistake_strips(task, first, Path(first["checkpoint"])),
+        agreement={"rbft": agreement(task, first, Path(first["checkpoint"]))},
         note=run.args.note,
     )
     for rung in rungs:

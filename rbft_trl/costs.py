@@ -53,7 +53,9 @@ def cost_of(last: Done | None) -> dict[str, float | None]:
     if last is None:
         return dict.fromkeys(COSTS)
     steps = closure({last.path: last}).values()
-    cost = {key: sum(done.cost.get(key) or 0 for done in steps) for key in COSTS}
+    cost: dict[str, float | None] = {key: sum(done.cost.get(key) or 0 for done in steps) for key in COSTS}
+    if any(done.cost.get("steps") and done.cost.get("flops") is None for done in steps):
+        return cost | {"flops": None}  # a stage on ZeRO-3, where they cannot be counted
     trained = sum(done.cost["tokens"] for done in steps if done.cost.get("flops"))
     written = sum(done.cost.get("tokens", 0) for done in steps if not done.cost.get("flops"))
     if trained:

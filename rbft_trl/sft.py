@@ -16,6 +16,7 @@ from accelerate.utils import set_seed
 from datasets import Dataset
 
 from rbft_trl.advice import keeping_the_batch
+from rbft_trl.engines import started_engine
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.hub.in_run import PushInRun, PushSaves
 from rbft_trl.model.answerer import Answerer
@@ -134,7 +135,7 @@ def check_trained(trainer: VideoSFTTrainer) -> None:
 def make_record(plan: Plan, trainer: VideoSFTTrainer, seconds: float, folder: str | Path) -> dict[str, Any]:
     """What travels with the checkpoint in `folder` as rbft.json; eval.py and the next stage read it."""
     parent, rows, manifest = plan.parent or {}, plan.task.rows, plan.task.manifest
-    on = parent.get("adapter_on")
+    on, engine = parent.get("adapter_on"), started_engine(use_cpu=plan.training.use_cpu)
     if plan.parent and begins_new_adapter(plan.parent, plan.adapters.use_peft):
         on = {"folder": plan.parent_folder, "weights": plan.parent["weights"]}
     seen = {}
@@ -158,7 +159,7 @@ def make_record(plan: Plan, trainer: VideoSFTTrainer, seconds: float, folder: st
             "steps": trainer.state.global_step,
             "presentations": trainer.presentations,
             "tokens": int(trainer.state.num_input_tokens_seen),
-            "flops": trainer.state.total_flos,
+            "flops": None if engine == "ZeRO-3" else trainer.state.total_flos,  # parameters count as empty there
             "seconds": round(seconds, 2),
             "best_validation": trainer.state.best_metric,
             "curves": trainer.state.log_history,

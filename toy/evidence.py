@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbft_trl import compare
-from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError, run_entry
-from rbft_trl.evidence.results import merge_results, read_results, write_results
+from rbft_trl.evidence.results import merge_results, read_results
 from toy.domains import DOMAINS
 from toy.ladder import table, write_arms
 
@@ -87,13 +86,10 @@ def execute(name: str, *, seeds: int, first: int) -> None:
     codes = [process.wait() for process in parts]
     if any(codes):
         raise UserError(f"'{name}' was stopped or failed (exit codes {codes}); the same command goes on")
-    comparison = compare.main(words)
-    card = TaskCard.from_yaml(REPOSITORY / "recipes/tasks" / DOMAINS[RUNS[name].domain].card, with_data=False)
+    compare.main(words)
     RESULTS.mkdir(exist_ok=True)
-    fresh = REPOSITORY / f"outputs/toy/{name}/results_{first}.jsonl"
-    write_results(fresh, comparison, names=card.names)
     kept = RESULTS / f"{name}.jsonl"
-    merge_results(kept, [*([kept] if kept.is_file() else []), fresh])
+    merge_results(kept, [*([kept] if kept.is_file() else []), REPOSITORY / f"outputs/toy/{name}/results.jsonl"])
 
 
 def tables(names: list[str]) -> None:
