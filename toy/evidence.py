@@ -23,8 +23,8 @@ RESULTS = REPOSITORY / "results"
 UNTRAINED = ["majority", "zero_shot", "probe", "heads"]
 MAIN = ["direct", "rbft", "shuffled", "oracle"]
 ALL = [*UNTRAINED, *MAIN, "direct_short", "rbft_hint", "oracle_guideline", "permuted", "captions", "pseudo_labels"]
-ALL += ["playing_order", "rationale_label", "label_rationale", "joint", "star"]
-ONE_TARGET = ["probe", "direct", "rbft", "rationale_label", "label_rationale", "joint", "star", "oracle"]
+ALL += ["playing_order", "rationale_label", "label_rationale", "joint", "star", "checklist"]
+ONE_TARGET = ["probe", "direct", "rbft", "checklist", "rationale_label", "label_rationale", "joint", "star", "oracle"]
 
 
 @dataclass(frozen=True)
