@@ -232,6 +232,7 @@ def test_only_a_checkpoint_of_rationales_that_fits_may_write(
         )
 
 
+@pytest.mark.slow
 def test_a_part_is_launched_on_two_processes_and_its_failure_is_told(
     toy_set: tuple, smoke_base: Path, tmp_path: Path
 ) -> None:
