@@ -96,12 +96,6 @@ def test_both_stages_a_kill_and_a_resume_equal_one_process(
     first, second = (one_process[stage] for stage in ("stage1", "stage2"))
     seen = launch(tmp_path, config, "sft", first["recipe"], *more, "--output_dir", str(tmp_path / "stage1"), **env)
     assert expect(seen, name) == pytest.approx(first["losses"], abs=1e-5)
-    one, own = read_record(first["run"]), read_record(tmp_path / "stage1")
-    assert own["tokens"] == one["tokens"] > 0 and own["presentations"] == one["presentations"]
-    if name == "zero3":
-        assert own["flops"] is None
-    else:  # each process pads to its own longest row
-        assert own["flops"] == pytest.approx(one["flops"], rel=0.1) and own["flops"] > 0
 
     more += ["--init", str(tmp_path / "stage1"), "--output_dir", str(tmp_path / "stage2")]
     launch(tmp_path, config, "sft", second["recipe"], *more, fails=True, DIE_AFTER="3", **env)
