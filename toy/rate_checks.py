@@ -42,6 +42,8 @@ def main(argv: list[str]) -> None:
     """Writes rationales for small sets of clips at several shifts and rates the checks on them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, default=REPOSITORY / "toy/base")
+    parser.add_argument("--checkpoint", help="a stage 1 on other clips that writes and judges instead of the base")
+    parser.add_argument("--seed", type=int, default=0, help="of the clips")
     parser.add_argument("--labelled", type=int, default=27, help="clips per class, of 8 classes, and shift")
     parser.add_argument("--pool", type=int, default=96, help="clips without a label per shift")
     parser.add_argument("--planted", type=int, default=PLANTED, help="faults of each kind")
@@ -52,7 +54,7 @@ def main(argv: list[str]) -> None:
     for shift in args.shifts:
         with tempfile.TemporaryDirectory() as folder:
             for names, task, base in tasks(Path(folder), shift, args):
-                add(rater, shift, names, task, base, Path(folder))
+                add(rater, shift, names, task, base, Path(folder), checkpoint=args.checkpoint)
     rated = rater.rated() | {"clips": {"labelled": 8 * args.labelled, "pool": args.pool}, "samples": SAMPLES}
     rated |= {"temperature": TEMPERATURE, "shifts": args.shifts, "planted": args.planted}
     write_text(args.docs / "rationales.json", json.dumps(rated, separators=(",", ":")) + "\n")
@@ -66,6 +68,7 @@ def main(argv: list[str]) -> None:
 def tasks(folder: Path, shift: float, args: argparse.Namespace) -> list[tuple[str, Task, ModelArguments]]:
     """The clips of one shift under made-up names, and under names that the base knows as a large model knows words."""
     counts = ["--labelled", str(args.labelled), "--pool", str(args.pool), "--validation", "8", "--test", "8"]
+    counts += ["--seed", str(args.seed)]
     make_clips(["--out", str(folder / "clips"), "--shift", str(shift), "--workers", "1", *counts])
     raw = yaml.safe_load(CARD.read_text(encoding="utf-8"))
     raw["data"] = {"root": str(folder / "clips"), "annotations": "clips.csv"}
@@ -93,12 +96,22 @@ def tasks(folder: Path, shift: float, args: argparse.Namespace) -> list[tuple[st
     return found
 
 
-def add(rater: Rater, shift: float, names: str, task: Task, base: ModelArguments, folder: Path) -> None:
+def add(
+    rater: Rater,
+    shift: float,
+    names: str,
+    task: Task,
+    base: ModelArguments,
+    folder: Path,
+    *,
+    checkpoint: str | None,
+) -> None:
     """Writes rationales of one set in every way, and hands them to the rater."""
     truth = {row["id"]: row for row in read_jsonl(task.root / "attributes.jsonl")}
     clips = [row for row in task.rows if row["split"] == "train"]
     labelled = [row for row in clips if row["label"]]
     common: dict[str, Any] = {"output_file": str(folder / "r.jsonl"), "use_cpu": True, "per_device_batch_size": 64}
+    common |= {"checkpoint": checkpoint}
     free = RationaleArguments(
         **common, num_samples=SAMPLES, temperature=TEMPERATURE, max_new_tokens=40, rebuild="model"
     )
