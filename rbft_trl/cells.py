@@ -3,33 +3,27 @@
 Input: arms, recipes, a draw and a number of shots. Output: cells of comparison.json.
 """
 
-import json
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rbft_trl import eval as evaluation
-from rbft_trl import rationales, sft, star
+from rbft_trl import star
 from rbft_trl.arms import Arm, Step, references
 from rbft_trl.compare_config import CompareArguments
 from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
-from rbft_trl.costs import COSTS, Done, Place, closure, cost_of
-from rbft_trl.data.jsonl import read_json, read_jsonl, write_json
+from rbft_trl.costs import COSTS, Done, Place, closure, cost_of, first_seconds, tokens_written
+from rbft_trl.data.jsonl import read_json, read_jsonl
 from rbft_trl.errors import UserError
 from rbft_trl.launched import run_launched
 from rbft_trl.model.provenance import read_record
-from rbft_trl.recipe import parse_recipe
+from rbft_trl.recipe import parse_recipe, words_of
 from rbft_trl.start import Task, open_task
 from rbft_trl.texts import make_texts
 
 Cell = dict[str, Any]
-MAINS: dict[str, Callable[[list[str]], Any]] = {
-    "rationales": rationales.main,
-    "sft": sft.main,
-    "eval": evaluation.main,
-    "star": star.main,
-}
+MAINS = star.MAINS | {"star": star.main}
 
 
 class Cells:
@@ -47,16 +41,14 @@ class Cells:
         )
         self.truth = {row["id"]: row for row in read_jsonl(args.oracle_texts)} if args.oracle_texts else {}
         self.done: dict[tuple[str, str, Place], Done] = {}
-        self.once: dict[tuple[str, int | None], Cell] = {}
+        self.once: dict[str, Cell] = {}
         self.tasks: dict[Place, Task] = {}
 
     def task(self, place: Place) -> Task:
         """The rows of a draw."""
         if place not in self.tasks:
-            self.data.draw = place.draw
-            given, self.data.shots = self.data.shots, place.shots or self.data.shots
-            self.tasks[place] = open_task(self.data, self.base)
-            self.data.shots = given
+            data = dataclasses.replace(self.data, draw=place.draw, shots=place.shots or self.data.shots)
+            self.tasks[place] = open_task(data, self.base)
         return self.tasks[place]
 
     def cell(self, name: str, place: Place) -> Cell:
@@ -85,54 +77,52 @@ class Cells:
             self.once[name] = cell
         return cell
 
-    def step(self, arm: Arm, step: Step, place: Place, *, suffix: str = "", extra: tuple[str, ...] = ()) -> Done:
+    def step(self, arm: Arm, step: Step, place: Place, *, suffix: str = "", extra: Sequence[str] = ()) -> Done:
         """Runs one step, and before it those that it refers to."""
         key = (arm.name, step.name + suffix, place)
         if key in self.done:
             return self.done[key]
-        needs, words = {}, []
+        needs: dict[Path, Done] = {}
+        settings = dict(step.settings)
         for name, value in step.settings.items():
             for other, target in references(value, arm.name):
                 parent = self.step(self.arms[other], self.arms[other].step(target), place)
-                needs[parent.path], value = parent, str(parent.path)
-            words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+                needs[parent.path], settings[name] = parent, str(parent.path)
         folder = place.folder(self.out) / arm.name
         started = time.perf_counter()
         if step.entry == "texts":
-            done = self.texts(step, dict(zip((w[2:] for w in words[::2]), words[1::2], strict=True)), folder, place)
+            done = self.texts(step.recipe, settings, folder / f"{step.name}.jsonl", place)
         elif step.entry == "rationales":
-            done = self.rationales(step, words, folder / f"{step.name}.jsonl", place)
+            done = self.rationales(step, words_of(settings), folder / f"{step.name}.jsonl", place)
         else:
-            words += self.matched(arm, step, place, needs)
-            done = self.trained(step, [*words, *extra], folder / (step.name + suffix), place)
-        done.cost.setdefault("seconds", self.seconds(done.path, time.perf_counter() - started))
+            words = [*words_of(settings), *self.matched(arm, step, place, needs), *extra]
+            done = self.trained(step, words, folder / (step.name + suffix), place)
+        if "seconds" not in done.cost:
+            done.cost["seconds"] = first_seconds(done.path, time.perf_counter() - started)
         done.needs = needs
         self.done[key] = done
         return done
 
-    def texts(self, step: Step, settings: dict[str, Any], folder: Path, place: Place) -> Done:
+    def texts(self, kind: str, settings: dict[str, Any], output: Path, place: Place) -> Done:
         """Texts cost nothing worth counting, and are made again."""
-        task, output = self.task(place), folder / f"{step.name}.jsonl"
-        given = {key: settings[key] if isinstance(step.settings[key], str) else step.settings[key] for key in settings}
-        make_texts(step.recipe, task, output, settings=given, truth=self.truth, base=self.base, seed=place.draw)
+        task = self.task(place)
+        make_texts(kind, task, output, settings=settings, truth=self.truth, base=self.base, seed=place.draw)
         return Done(output, {"seconds": 0.0})
 
     def rationales(self, step: Step, words: list[str], output: Path, place: Place) -> Done:
         """Stage 0. Its cost: the tokens of prompts (once per clip that is read) and of texts."""
         own = ["--seed", str(place.draw), "--output_file", str(output)]
-        self.run("rationales", [self.recipe(step), *self.drawn(place), *own, *words])
+        self.run("rationales", [self.args.recipe_of(step.recipe), *self.drawn(place), *own, *words])
         samples, collator = read_jsonl(output), self.task(place).collator()
-        read = {(s["id"], bool(s.get("shown"))) for s in samples}
-        text = sum(len(collator.encode(s["text"])) for s in samples)
-        prompt = len(collator.encode(collator.card.rationale_prompt(definitions=collator.definitions)))
-        return Done(output, {"tokens": text + prompt * len(read)})
+        prompt = collator.card.rationale_prompt(definitions=collator.definitions)
+        return Done(output, {"tokens": tokens_written(samples, prompt, collator.encode)})
 
     def trained(self, step: Step, words: list[str], folder: Path, place: Place) -> Done:
         """A stage, or Video-STaR."""
         own = ["--seed", str(place.draw), "--output_dir", str(folder), "--resume_from_checkpoint", "true"]
         if step.entry == "star":  # with the labels after it, so that it is scored as all others are
             own = [*own[:-2], "--stage2", self.args.stage2]
-        self.run(step.entry, [self.recipe(step), *self.drawn(place), *own, *words])
+        self.run(step.entry, [self.args.recipe_of(step.recipe), *self.drawn(place), *own, *words])
         if step.entry == "star":
             found = read_json(folder / "star.json")
             record = read_record(found["final"])
@@ -163,8 +153,8 @@ class Cells:
         ((key, values),) = self.args.trials.items()
         tried = []
         for value in values:
-            text = value if isinstance(value, str) else json.dumps(value)
-            done = self.step(arm, arm.trained, place, suffix=f"_{key}_{text}", extra=(f"--{key}", text))
+            extra = words_of({key: value})
+            done = self.step(arm, arm.trained, place, suffix=f"_{key}_{extra[1]}", extra=extra)
             if done.record["best_validation"] is None:
                 raise UserError(
                     f"'trials' needs a validation accuracy in the last stage of arm '{arm.name}'; set eval_strategy"
@@ -176,30 +166,25 @@ class Cells:
         return best
 
     def scored(self, output: Path, place: Place, arm: Arm, words: list[str]) -> Cell:
+        """One evaluation on the clips of a draw."""
+        return self.evaluated(output, arm, [*self.drawn(place), *words])
+
+    def evaluated(self, output: Path, arm: Arm, words: list[str]) -> Cell:
         """One evaluation, with what its files say."""
-        given = [w for key, value in arm.evaluate.items() for w in (f"--{key}", _text(value))]
-        self.run("eval", [self.args.eval, *self.drawn(place), "--output_dir", str(output), *words, *given])
+        self.run("eval", [self.args.eval, "--output_dir", str(output), *words, *words_of(arm.evaluate)])
         return {"predictions": str(output / "predictions.jsonl"), "metrics": read_json(output / "metrics.json")}
 
     def elsewhere(self, folder: Path, arm: Arm, checkpoint: list[str]) -> Cell:
         """Evaluations on other cards: domain shift, novel classes; only label scores can be asked for there."""
-        cards = [(card, []) for card in self.args.elsewhere]
-        cards += [(self.args.novel, ["--unseen_labels", "true"])] if self.args.novel else []
+        if not self.args.other_cards:
+            return {}
         found = {}
-        for card, words in cards:
-            if arm.evaluate.get("method", "score") != "score":
-                continue
-            given = words if arm.trained else []
-            output = folder / f"eval_{Path(card).stem}"
-            setup = ["--setup", self.args.setup] if self.args.setup else []
-            draw = [self.args.eval, *setup, "--task", card, "--shots", "null", "--output_dir", str(output)]
-            extra = [w for key, value in arm.evaluate.items() for w in (f"--{key}", _text(value))]
-            self.run("eval", [*draw, *checkpoint, *given, *extra])
-            found[Path(card).stem] = {
-                "predictions": str(output / "predictions.jsonl"),
-                "metrics": read_json(output / "metrics.json"),
-            }
-        return {"elsewhere": found} if cards else {}
+        for card, words in self.args.other_cards.items():
+            if arm.evaluate.get("method", "score") == "score":
+                setup = ["--setup", self.args.setup] if self.args.setup else []
+                given = [*setup, "--task", card, "--shots", "null", *checkpoint, *(words if arm.trained else [])]
+                found[Path(card).stem] = self.evaluated(folder / f"eval_{Path(card).stem}", arm, given)
+        return {"elsewhere": found}
 
     def history(self, arm: Arm, place: Place, last: Done) -> Cell:
         """Curves of the trainings one after the other, the rationales, and the best validation accuracy."""
@@ -220,10 +205,6 @@ class Cells:
             "kept": summary.get("kept"),
         }
 
-    def recipe(self, step: Step) -> str:
-        """The recipe of a step: a key of the comparison, or a file."""
-        return step.recipe if step.recipe.endswith(".yaml") else getattr(self.args, step.recipe)
-
     def drawn(self, place: Place) -> list[str]:
         """What the comparison overrides in every recipe on this draw."""
         shots = ["--shots", str(place.shots)] if place.shots else []
@@ -241,19 +222,7 @@ class Cells:
             return
         run_launched(self.args.launch, entry, argv)
 
-    def seconds(self, path: Path, spent: float) -> float:
-        """The time of the first, complete run of a step that keeps no record of its own time."""
-        file = path.with_suffix(".seconds.json")
-        if not file.is_file():
-            write_json(file, {"seconds": round(spent, 2)})
-        return read_json(file)["seconds"]
-
 
 def shared(args: CompareArguments) -> list[str]:
     """What the comparison overrides in every recipe."""
-    given = {"--task": args.task, "--setup": args.setup}
-    return [word for key, value in given.items() if value for word in (key, value)]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return words_of({key: value for key, value in (("task", args.task), ("setup", args.setup)) if value})

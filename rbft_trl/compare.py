@@ -5,6 +5,7 @@ sentence, report.html.
 Command: python rbft_trl/compare.py recipes/toy/compare.yaml
 """
 
+import dataclasses
 import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rbft_trl.compare_config import RECIPES, CompareArguments
 from rbft_trl.configs import AdapterArguments, DataArguments, EvalArguments, ModelArguments, StageArguments
 from rbft_trl.costs import Place
 from rbft_trl.data.jsonl import write_json
+from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.controls import oracle_samples
 from rbft_trl.evidence.power import power_before
@@ -27,8 +29,9 @@ from rbft_trl.evidence.results import write_results
 from rbft_trl.evidence.stats import summarise
 from rbft_trl.plan import check_options
 from rbft_trl.rationale_config import RationaleArguments
-from rbft_trl.recipe import parse_recipe
+from rbft_trl.recipe import parse_recipe, words_of
 from rbft_trl.star_config import StarArguments
+from rbft_trl.start import open_task
 from rbft_trl.stopping import Stopped
 from rbft_trl.texts import check_texts
 from rbft_trl.training_config import TrainingConfig
@@ -41,6 +44,7 @@ SAME_CLIPS += ("min_decodable", "on_bad_clip")
 SAME_BASE = ("model_name_or_path", "model_revision", "dtype", "load_in_4bit")
 TRAINING = (AdapterArguments, StageArguments, TrainingConfig)
 TARGETS = {"stage1": "rationale", "stage2": "label", "direct": "label"}
+Training = tuple[str, tuple[Any, ...]]  # the recipe of a step, and its options
 GROUPS: dict[str, tuple[type, ...]] = {"rationales": (RationaleArguments,), "sft": TRAINING, "eval": (EvalArguments,)}
 
 
@@ -51,8 +55,7 @@ def main(argv: list[str]) -> dict[str, Any]:
     transformers_logging.disable_progress_bar()  # dozens of loads of a small base
     run = Cells(args, arms)
     check_oracle(run)
-    task = run.task(Place(args.first_draw, args.shots and args.shots[-1]))
-    tested = task.of_split("test")
+    tested = run.task(first_place(args)).of_split("test")
     groups, trained = len({row["group"] for row in tested}), sum(arm.trained is not None for arm in arms.values())
     print(power_before(len(tested), groups, args.seeds, num_arms=max(trained - 1, 1))["sentence"], flush=True)
     rungs = []
@@ -65,6 +68,11 @@ def main(argv: list[str]) -> dict[str, Any]:
         print(f"part {args.part} is done; the command without `part` gathers all parts")
         return {"rungs": rungs}
     return finish(run, rungs)
+
+
+def first_place(args: CompareArguments) -> Place:
+    """The first draw of the rung that answers, which the report shows clips of."""
+    return Place(args.first_draw, args.shots[-1] if args.shots else None)
 
 
 def run_rung(run: Cells, shots: int | None) -> dict[str, list[Cell]]:
@@ -107,6 +115,8 @@ def check(args: CompareArguments) -> dict[str, Arm]:
     arms = read_arms(args.arms, args.arms_folder)
     if not {"rbft", "direct"} <= set(args.arms):
         raise UserError("arms must hold 'rbft' and 'direct': their difference is the answer; add them")
+    if untrained := [name for name in ("rbft", "direct") if not any(step.entry == "sft" for step in arms[name].steps)]:
+        raise UserError(f"arm '{untrained[0]}' trains nothing, but its result is the answer; give it a stage")
     evaluated = _read(args, args.eval, "eval")
     for key in RECIPES:  # those that no arm uses too: they are named, so they must be right
         entry = key if key in GROUPS else "sft"
@@ -116,38 +126,62 @@ def check(args: CompareArguments) -> dict[str, Arm]:
             _needs(getattr(args, key), "target", groups[3].target, TARGETS[key])
     _needs(args.eval, "method", evaluated[2].method, "score")
     _needs(args.eval, "split", evaluated[2].split, "test")
+    check_cards(args)
+    trainings: dict[tuple[str, str], Training] = {}
     for arm in arms.values():
         how = _read(args, args.eval, "eval", arm.evaluate, checkpoint="somewhere" if arm.trained else "null")[2]
         _needs(f"the evaluation of arm '{arm.name}'", "frame_order", how.frame_order, "original")  # a diagnostic
         for step in arm.steps:
-            check_step(args, arm, step, evaluated)
-    _matched(args, arms)
+            if (groups := check_step(args, arm, step, evaluated)) and step.entry == "sft":
+                trainings[arm.name, step.name] = (str(args.recipe_of(step.recipe)), groups)
+    _matched(arms, trainings)
     return arms
 
 
-def check_step(args: CompareArguments, arm: Arm, step: Step, evaluated: tuple[Any, ...]) -> None:
-    """One step of an arm: its recipe with its overrides."""
+def check_cards(args: CompareArguments) -> None:
+    """The cards that arms are tested on beside their own: with the same classes, or for `novel` with others.
+
+    Raises:
+        UserError: naming the card.
+    """
+    stems = [Path(card).stem for card in args.other_cards]
+    if double := [stem for stem in stems if stems.count(stem) > 1]:
+        raise UserError(f"two cards of 'elsewhere' and 'novel' are named '{double[0]}.yaml'; rename one")
+    own = set(TaskCard.from_yaml(_read(args, args.eval, "eval")[0].task).names) if args.other_cards else set()
+    for card in args.other_cards:
+        names = set(TaskCard.from_yaml(card).names)
+        if card == args.novel and names & own:
+            raise UserError(f"novel: {card} names '{min(names & own)}' as the comparison's own card does; take it out")
+        if card != args.novel and names != own:
+            raise UserError(
+                f"elsewhere: {card} and the comparison's own card differ in '{min(names ^ own)}'; only the clips may "
+                "differ there"
+            )
+
+
+def check_step(args: CompareArguments, arm: Arm, step: Step, evaluated: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """One step of an arm: its recipe with its overrides; returns what it says."""
     place = f"arm '{arm.name}', step '{step.name}'"
     if step.entry == "texts":
         check_texts(step.recipe, step.settings, place)
         if step.recipe == "oracle" and args.oracle_texts is None:
             raise UserError(f"{place} needs true descriptions; name them as 'oracle_texts', or leave out the arm")
-        return
-    recipe = step.recipe if step.recipe.endswith(".yaml") else getattr(args, step.recipe)
-    if recipe is None:
+        return None
+    if (recipe := args.recipe_of(step.recipe)) is None:
         raise UserError(
             f"{place} needs the key '{step.recipe}' of the comparison; name its recipe, or leave out the arm"
         )
     if step.entry == "star":
-        words = [word for key, value in step.settings.items() for word in (f"--{key}", str(value))]
-        star.check(*parse_recipe([recipe, *shared(args), "--stage2", args.stage2, *words], StarArguments))
-    if step.entry in GROUPS:
-        groups = _read(args, recipe, step.entry, step.settings)
-        _same(recipe, groups, args.eval, evaluated)
-        if step.entry == "sft" and not references(step.settings.get("init"), arm.name):
-            _needs(recipe, "init", groups[3].init, "base")
-        if step.entry == "sft" and args.launch is None:
-            check_options(*groups[1:])
+        words = ["--stage2", args.stage2, *words_of(step.settings)]
+        star.check(*parse_recipe([recipe, *shared(args), *words], StarArguments))
+        return None
+    groups = _read(args, recipe, step.entry, step.settings)
+    _same(recipe, groups, args.eval, evaluated)
+    if step.entry == "sft" and not references(step.settings.get("init"), arm.name):
+        _needs(recipe, "init", groups[3].init, "base")
+    if step.entry == "sft" and args.launch is None:
+        check_options(*groups[1:])
+    return groups
 
 
 def _needs(recipe: str, name: str, value: Any, wanted: Any) -> None:
@@ -159,12 +193,8 @@ def _read(
     args: CompareArguments, recipe: str, entry: str, settings: dict[str, Any] | None = None, **more: str | None
 ) -> tuple[Any, ...]:
     """The options of a recipe with an arm's overrides; a reference to another step stands for some path."""
-    words = []
-    for key, value in ((settings or {}) | {k: v for k, v in more.items() if v is not None}).items():
-        words += [
-            f"--{key}",
-            "somewhere" if references(value, "") else value if isinstance(value, str) else str(value),
-        ]
+    given = (settings or {}) | {key: value for key, value in more.items() if value is not None}
+    words = words_of({key: "somewhere" if references(value, "") else value for key, value in given.items()})
     return parse_recipe([recipe, *shared(args), *words], DataArguments, ModelArguments, *GROUPS[entry])
 
 
@@ -176,19 +206,10 @@ def _same(recipe: str, groups: tuple[Any, ...], eval_recipe: str, evaluated: tup
                 raise UserError(f"'{name}' is {value} in {recipe} and differs in {eval_recipe}")
 
 
-def _matched(args: CompareArguments, arms: dict[str, Arm]) -> None:
+def _matched(arms: dict[str, Arm], trainings: dict[tuple[str, str], Training]) -> None:
     """All trainings have one batch, one adapter and one optimizer; a stage trains no part that the one before left."""
-    trainings = [(arm, step) for arm in arms.values() for step in arm.steps if step.entry == "sft"]
-    read = {}
-    for arm, step in trainings:
-        recipe = step.recipe if step.recipe.endswith(".yaml") else getattr(args, step.recipe)
-        read[arm.name, step.name] = (recipe, _read(args, recipe, "sft", step.settings))
-    first_recipe, first = (
-        read["rbft", arms["rbft"].trained.name]
-        if ("rbft" in arms and arms["rbft"].trained)
-        else next(iter(read.values()))
-    )
-    for (name, step_name), (recipe, groups) in read.items():
+    first_recipe, first = [found for (arm, _), found in trainings.items() if arm == "rbft"][-1]
+    for (name, step_name), (recipe, groups) in trainings.items():
         _needs(recipe, "dataloader_drop_last", groups[4].dataloader_drop_last, True)
         for option in MATCHED:
             value, other = _setting(groups, option), _setting(first, option)
@@ -199,9 +220,9 @@ def _matched(args: CompareArguments, arms: dict[str, Arm]) -> None:
                 )
         step = arms[name].step(step_name)
         for parent in references(step.settings.get("init"), name):
-            if parent not in read:
+            if parent not in trainings:
                 continue
-            other_recipe, before = read[parent]
+            other_recipe, before = trainings[parent]
             if more := sorted(set(groups[2].train_parts) - set(before[2].train_parts)):
                 raise UserError(
                     f"train_parts of {recipe} holds '{more[0]}', which {other_recipe} leaves out; make them fit"
@@ -217,10 +238,7 @@ def check_oracle(run: Cells) -> None:
     steps = [step for arm in run.arms.values() for step in arm.steps if step.recipe == "oracle"]
     if not steps:
         return
-    given, run.data.shots = run.data.shots, None
-    task = run.task(Place(0, None))
-    run.data.shots = given
-    run.tasks.clear()
+    task = open_task(dataclasses.replace(run.data, shots=None), run.base)
     rows = [row for row in task.rows if row["split"] == "train"]
     for column in {step.settings.get("column", "text") for step in steps}:
         oracle_samples(rows, {name: row.get(column, "") for name, row in run.truth.items()}, task.card)
@@ -228,7 +246,8 @@ def check_oracle(run: Cells) -> None:
 
 def finish(run: Cells, rungs: list[dict[str, Any]]) -> dict[str, Any]:
     """Statistics, files, and what is printed: one table, one sentence, the path of the report."""
-    card = run.task(Place(0, rungs[-1]["shots"])).card
+    task = run.task(first_place(run.args))
+    card = task.card
     comparison = {
         "task": card.name,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -240,11 +259,11 @@ def finish(run: Cells, rungs: list[dict[str, Any]]) -> dict[str, Any]:
     write_json(run.out / "comparison.json", comparison)
     write_results(run.out / "results.jsonl", comparison, names=card.names)
     report = run.out / "report.html"
-    first, task = comparison["arms"]["rbft"]["draws"][0], run.task(Place(0, run.args.shots and run.args.shots[-1]))
+    first = comparison["arms"]["rbft"]["draws"][0]
     build_report(
         comparison,
         report,
-        strips=rationale_strips(task, first),
+        strips=rationale_strips(task, first) if first["rationales"] else [],
         mistakes=mistake_strips(task, first, Path(first["checkpoint"])),
         agreement={"rbft": agreement(task, first, Path(first["checkpoint"]))},
         note=run.args.note,

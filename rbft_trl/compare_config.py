@@ -74,6 +74,16 @@ class CompareArguments:
                 raise UserError(f"'part' is '{self.part}' but must be e.g. 1/2: the first of two processes")
             self.parts = (int(found[1]), int(found[2]))
 
+    @property
+    def other_cards(self) -> dict[str, list[str]]:
+        """The cards that every arm is tested on beside its own, each with the words of its evaluation."""
+        novel = {self.novel: ["--unseen_labels", "true"]} if self.novel else {}
+        return {card: [] for card in self.elsewhere} | novel
+
+    def recipe_of(self, name: str) -> str | None:
+        """The recipe of a step: a file, or the one that the comparison names under this key."""
+        return name if name.endswith(".yaml") else getattr(self, name)
+
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, list) and bool(value)

@@ -3,9 +3,12 @@
 Input: finished steps. Output: steps, clips shown, tokens, FLOPs and seconds of an arm on one draw.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from rbft_trl.data.jsonl import read_json, write_json
 
 COSTS = ("steps", "presentations", "tokens", "flops", "seconds")
 
@@ -46,6 +49,20 @@ def closure(needs: dict[Path, Done]) -> dict[Path, Done]:
         found |= closure(done.needs)
         found[path] = done
     return found
+
+
+def tokens_written(samples: list[dict[str, Any]], prompt: str, encode: Callable[[str], list[int]]) -> int:
+    """Tokens of stage 0: of every text, and of the prompt once per reading of a clip; those of frames are left out."""
+    readings = {(sample["id"], bool(sample.get("shown"))) for sample in samples}
+    return sum(len(encode(sample["text"])) for sample in samples) + len(encode(prompt)) * len(readings)
+
+
+def first_seconds(path: Path, spent: float) -> float:
+    """The time of the first, complete run of a step that keeps no record of its own time."""
+    file = path.with_suffix(".seconds.json")
+    if not file.is_file():
+        write_json(file, {"seconds": round(spent, 2)})
+    return read_json(file)["seconds"]
 
 
 def cost_of(last: Done | None) -> dict[str, float | None]:

@@ -4,6 +4,7 @@ Input: a YAML recipe and overrides. Output: one filled dataclass per group of op
 """
 
 import dataclasses
+import json
 import os
 import sys
 import textwrap
@@ -94,6 +95,15 @@ def _given_setup(given: str, recipe: Path | None) -> Path:
     beside = anchored(given, recipe) if recipe else given
     way = beside if beside != given else "recipes/setups/qlora_24gb.yaml (recipes/README.md lists them)"
     raise UserError(f"the setup '{given}' is no file{place}; write --setup {way}")
+
+
+def words_of(settings: dict[str, Any]) -> list[str]:
+    """Settings as the words of a command line, which `parse_recipe` reads back as they were."""
+    return [
+        word
+        for key, value in settings.items()
+        for word in (f"--{key}", value if isinstance(value, str) else json.dumps(value))
+    ]
 
 
 def print_help(classes: Sequence[type]) -> None:

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from rbft_trl import eval as evaluation
 from rbft_trl import rationales, sft
 from rbft_trl.configs import AdapterArguments, DataArguments, EvalArguments, ModelArguments, StageArguments
-from rbft_trl.costs import COSTS, Done, cost_of
+from rbft_trl.costs import COSTS, Done, cost_of, first_seconds, tokens_written
 from rbft_trl.data.jsonl import make_folder, read_json, read_jsonl, write_json, write_jsonl
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError, run_entry
@@ -24,7 +24,7 @@ from rbft_trl.launched import run_launched
 from rbft_trl.model.loading import load_processor
 from rbft_trl.model.provenance import read_record
 from rbft_trl.rationale_config import RationaleArguments
-from rbft_trl.recipe import parse_recipe
+from rbft_trl.recipe import parse_recipe, words_of
 from rbft_trl.star_config import StarArguments
 from rbft_trl.stopping import Stopped
 from rbft_trl.training_config import TrainingConfig
@@ -38,9 +38,9 @@ TOLD = ("init", "weights", "steps", "presentations")
 def main(argv: list[str]) -> dict[str, Any]:
     """Runs what is not finished yet; returns star.json."""
     (args,) = parse_recipe(argv, StarArguments)
-    card, base = check(args)
+    card, data, base = check(args)
     transformers_logging.disable_progress_bar()
-    star = Star(args, card, base)
+    star = Star(args, card, data, base)
     cycles, stopped = star.run_cycles()
     best = max(cycles, key=share)  # of equal ones the first
     result = {"task": card.name, "answer": card.answer.to_dict(), "cycles": cycles, "stopped": stopped}
@@ -51,8 +51,8 @@ def main(argv: list[str]) -> dict[str, Any]:
     return result
 
 
-def check(args: StarArguments) -> tuple[TaskCard, ModelArguments]:
-    """Every mistake in the recipes of the parts, before the first of them starts; returns the card and the base.
+def check(args: StarArguments) -> tuple[TaskCard, DataArguments, ModelArguments]:
+    """Every mistake in the recipes of the parts, before the first of them starts; returns the card, data and base.
 
     Raises:
         UserError: naming the key, the file and the way out.
@@ -90,20 +90,22 @@ def check(args: StarArguments) -> tuple[TaskCard, ModelArguments]:
                 raise UserError(
                     f"'{name}' is {getattr(group, name)} in {getattr(args, key)} and differs in {args.eval}"
                 )
-    return TaskCard.from_yaml(seen["eval"][0].task), seen["eval"][1]
+    data, base, *_ = seen["eval"]
+    return TaskCard.from_yaml(data.task), data, base
 
 
 def shared(args: StarArguments) -> list[str]:
     """What is overridden in every recipe."""
-    given = {"--task": args.task, "--setup": args.setup, "--shots": args.shots, "--draw": args.draw}
-    return [word for key, value in given.items() if value for word in (key, str(value))]
+    given = {"task": args.task, "setup": args.setup, "shots": args.shots, "draw": args.draw}
+    return words_of({key: value for key, value in given.items() if value})
 
 
 class Star:
     """The cycles of one run; each part is an entry run with its recipe, and is reused where it is finished."""
 
-    def __init__(self, args: StarArguments, card: TaskCard, base: ModelArguments) -> None:
-        self.args, self.card = args, card
+    def __init__(self, args: StarArguments, card: TaskCard, data: DataArguments, base: ModelArguments) -> None:
+        self.args = args
+        self.card, self.definitions = card, data.definitions
         self.out = make_folder(args.output_dir)
         self.tokenizer = load_processor(base.model_name_or_path, base.model_revision).tokenizer
         self.made: dict[Path, Done] = {}
@@ -131,26 +133,18 @@ class Star:
         words = ["--use_pool", "false", "--seed", str(self.args.seed), "--output_file", str(file)]
         if writer is not None:
             words += ["--checkpoint", str(self.out / f"cycle{number - 1}/model")]
-        seconds, started = file.with_suffix(".seconds.json"), time.perf_counter()
+        started = time.perf_counter()
         self.run(f"cycle {number}: generate", "rationales", self.args.rationales, *words)
-        if not seconds.is_file():  # of the first run that came to its end
-            write_json(seconds, {"seconds": round(time.perf_counter() - started, 2)})
-        samples = read_jsonl(file)
-        cost = {"tokens": self.tokens(samples), "seconds": read_json(seconds)["seconds"]}
-        self.made[file] = Done(file, cost)
+        seconds, samples = first_seconds(file, time.perf_counter() - started), read_jsonl(file)
+        prompt = self.card.rationale_prompt(definitions=self.definitions)
+        tokens = tokens_written(samples, prompt, lambda text: self.tokenizer(text).input_ids)
+        self.made[file] = Done(file, {"tokens": tokens, "seconds": seconds})
         yields = yields_of(samples, self.card)
         by = writer["weights"] if writer else "base"
         print(
             f"cycle {number}: " + ", ".join(f"{yields[way]} {way}" for way in ("generated", "rationalised", "dropped"))
         )
         return {"cycle": number, "written_by": by, **yields, "trained": None}
-
-    def tokens(self, samples: list[dict[str, Any]]) -> int:
-        """Tokens of a cycle: of a prompt once per reading, and of every text; without those of the clips."""
-        asked = self.tokenizer([self.card.rationale_prompt()]).input_ids
-        said = self.tokenizer([sample["text"] for sample in samples]).input_ids
-        readings = {(sample["id"], bool(sample["shown"])) for sample in samples}
-        return sum(map(len, said)) + len(asked[0]) * len(readings)
 
     def rationales_of(self, number: int) -> Path:
         """The file of a cycle's pairs."""

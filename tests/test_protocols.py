@@ -34,7 +34,7 @@ def test_shots_in_two_parts_with_trials_and_another_card(
     other = tmp_path / "elsewhere.yaml"
     other.write_text(toy_set[0].read_text())
     trials = {"learning_rate": [1e-4, 5e-3]}
-    more = {"seeds": 2, "shots": [1, 2], "trials": trials, "elsewhere": [str(other)]}
+    more = {"seeds": 2, "first_draw": 5, "shots": [1, 2], "trials": trials, "elsewhere": [str(other)]}
     recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK | WATCHED, **more)
     for part in ("1/2", "2/2"):
         done = compare.main([str(recipe), "--part", part])
@@ -45,7 +45,7 @@ def test_shots_in_two_parts_with_trials_and_another_card(
     assert comparison["shots"] == [1, 2] and comparison["sentence"] == comparison["rungs"][-1]["sentence"]
     for rung in comparison["rungs"]:
         for arm in TWO_ARMS:
-            assert [cell["draw"] for cell in rung["arms"][arm]["draws"]] == [0, 1]
+            assert [cell["draw"] for cell in rung["arms"][arm]["draws"]] == [5, 6]
             for cell in rung["arms"][arm]["draws"]:
                 record = read_record(cell["checkpoint"])
                 assert record["shots"] == rung["shots"] and record["draw"] == record["recipe"]["seed"] == cell["draw"]
@@ -128,6 +128,36 @@ def test_mistakes(
 ) -> None:
     recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, **change)
     with pytest.raises(UserError, match=message):
+        compare.main([str(recipe)])
+
+
+def test_a_card_of_novel_or_elsewhere_that_does_not_fit_is_told_first(
+    toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path
+) -> None:
+    raw = yaml.safe_load(toy_set[0].read_text())
+    del raw["checklist"]
+    more = tmp_path / "more.yaml"
+    more.write_text(yaml.safe_dump(raw | {"labels": raw["labels"] | {"another": "A ninth class."}}, sort_keys=False))
+    for change, message in (
+        ({"novel": str(more)}, "novel: .*more.yaml names .* as the comparison's own card does"),
+        ({"elsewhere": [str(more)]}, "elsewhere: .*more.yaml and the comparison's own card differ in 'another'"),
+        ({"elsewhere": [str(toy_set[0])], "novel": str(toy_set[0])}, "names .* as the comparison's own"),
+    ):
+        recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, **change)
+        with pytest.raises(UserError, match=message):
+            compare.main([str(recipe)])
+        assert not (tmp_path / "out").exists()
+
+
+def test_the_two_arms_of_the_answer_are_trained(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path) -> None:
+    arms = tmp_path / "arms"
+    arms.mkdir()
+    for name in TWO_ARMS:
+        (arms / f"{name}.yaml").write_text((REPOSITORY / f"recipes/arms/{name}.yaml").read_text())
+    (arms / "direct.yaml").write_text("about: nothing\nsteps: {}\n")
+    (arms / "rbft_blind.yaml").write_text((REPOSITORY / "recipes/arms/rbft_blind.yaml").read_text())
+    recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, arms_folder=str(arms))
+    with pytest.raises(UserError, match="arm 'direct' trains nothing"):
         compare.main([str(recipe)])
 
 
