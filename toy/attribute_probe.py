@@ -8,25 +8,20 @@ Command: python toy/attribute_probe.py --domain far --checkpoint outputs/toy/sta
 import argparse
 from pathlib import Path
 
-import numpy as np
-import torch
+from accelerate import Accelerator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from rbft_trl.configs import DataArguments, ModelArguments
-from rbft_trl.data.jsonl import read_jsonl
 from rbft_trl.errors import run_entry
-from rbft_trl.model.collator import ClipCollator, Row
-from rbft_trl.model.inference import prefill
 from rbft_trl.model.loading import load_for_inference
-from rbft_trl.start import open_task
+from rbft_trl.model.probe import features_of, reader
+from toy.captions import open_toy
 from toy.domains import DOMAINS
 from toy.measure import Share, share
-from toy.scenes import ATTRIBUTES, SIDE
+from toy.scenes import ATTRIBUTES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-FRAMES = {"num_frames": 8, "min_pixels": SIDE * SIDE, "max_pixels": SIDE * SIDE}
 STRENGTH = 0.01  # C of scikit-learn for every attribute and checkpoint alike
 
 
@@ -41,13 +36,13 @@ def probe_attributes(
         base (`str`, *optional*, defaults to `"toy/base"`): The base, from the root of the repository.
         most (`int`, *optional*, defaults to 768): Clips of the pool that the probe is fitted on.
     """
-    weights = ModelArguments(model_name_or_path=str(REPOSITORY / base), dtype="float32")
-    opened = open_task(DataArguments(task=task, definitions=False, **FRAMES), weights)
-    truth = {row["id"]: row for row in read_jsonl(opened.root / "attributes.jsonl")}
+    opened, weights, truth = open_toy(task, base)
     pool = [row for row in opened.rows if row["split"] == "train" and row["label"] is None][:most]
-    held_out = opened.of_split("validation")
     model, collator = load_for_inference(weights, checkpoint, device="cpu"), opened.collator()
-    seen, unseen = (features(model, collator, rows) for rows in (pool, held_out))
+    # of the label prompt, as the probe of the evaluation has them, and sorted by id as these are
+    read, alone = reader(model, collator), Accelerator(cpu=True)
+    pool, seen = features_of(alone, pool, read, 64)
+    held_out, unseen = features_of(alone, opened.of_split("validation"), read, 64)
     right: dict[str, list[bool]] = {}
     for name in ATTRIBUTES:
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=2000))
@@ -56,15 +51,6 @@ def probe_attributes(
         right[name] = [bool(said == true) for said, true in zip(probe.predict(unseen), gold, strict=True)]
     every = [verdict for found in right.values() for verdict in found]
     return {name: share(found) for name, found in right.items()} | {"all": share(every)}
-
-
-def features(model: torch.nn.Module, collator: ClipCollator, rows: list[Row], batch_size: int = 64) -> np.ndarray:
-    """The features of the label prompt, float32 `[N, 2 * hidden]`, as the probe of the evaluation has them."""
-    found = []
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        found.append(prefill(model, collator.prompts(batch, [collator.label_prompt(row) for row in batch])).features)
-    return torch.cat(found).numpy()
 
 
 def main(argv: list[str]) -> None:

@@ -12,13 +12,19 @@ from rbft_trl.data.jsonl import read_jsonl
 from rbft_trl.errors import run_entry
 from rbft_trl.model.inference import prefill, write
 from rbft_trl.model.loading import load_for_inference
-from rbft_trl.start import open_task
+from rbft_trl.start import Row, Task, open_task
 from toy.domains import DOMAINS
 from toy.measure import Share, parse_caption, share
-from toy.scenes import ATTRIBUTES, SIDE
+from toy.scenes import ATTRIBUTES, FRAMES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-FRAMES = {"num_frames": 8, "min_pixels": SIDE * SIDE, "max_pixels": SIDE * SIDE}
+
+
+def open_toy(task: str, base: str) -> tuple[Task, ModelArguments, dict[str, Row]]:
+    """The clips of a toy card, the base by its folder (from the root of the repository), and the truth by id."""
+    weights = ModelArguments(model_name_or_path=str(REPOSITORY / base), dtype="float32")
+    opened = open_task(DataArguments(task=task, definitions=False, **FRAMES), weights)
+    return opened, weights, {row["id"]: row for row in read_jsonl(opened.root / "attributes.jsonl")}
 
 
 def true_shares(
@@ -40,14 +46,9 @@ def true_shares(
         base (`str`, *optional*, defaults to `"toy/base"`): The base, from the root of the repository.
         batch_size (`int`, *optional*, defaults to 64): Clips at once.
     """
-    weights = ModelArguments(model_name_or_path=str(REPOSITORY / base), dtype="float32")
-    opened = open_task(DataArguments(task=task, definitions=False, **FRAMES), weights)
-    truth = {row["id"]: row for row in read_jsonl(opened.root / "attributes.jsonl")}
-    model, collator, rows = (
-        load_for_inference(weights, checkpoint, device="cpu"),
-        opened.collator(),
-        opened.of_split(split),
-    )
+    opened, weights, truth = open_toy(task, base)
+    model = load_for_inference(weights, checkpoint, device="cpu")
+    collator, rows = opened.collator(), opened.of_split(split)
     right: dict[str, list[bool]] = {name: [] for name in ATTRIBUTES}
     for start in range(0, len(rows), batch_size):
         some = rows[start : start + batch_size]

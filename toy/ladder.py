@@ -1,19 +1,14 @@
 """Where rationales pay: text of stage 1 x clips in stage 1 x parts that LoRA trains, each cell against direct SFT.
 
-Input: a toy domain. Output: arms and a comparison recipe below OUT, what rbft_trl/compare.py writes, and ladder.md.
-Command: python toy/ladder.py --domain far --seeds 10
+Input: nothing, and what rbft_trl/compare.py found. Output: arms, which toy/evidence.py runs, and their table.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rbft_trl import compare
 from rbft_trl.data.jsonl import make_folder, write_text
-from rbft_trl.errors import run_entry
-from toy.domains import DOMAINS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TEXTS = {
@@ -58,7 +53,7 @@ def _write(folder: Path, name: str, about: str, steps: dict[str, Any], *, contro
 
 
 def table(comparison: dict[str, Any]) -> str:
-    """The ladder as Markdown: accuracy, and the difference to direct SFT of the same parts with its interval."""
+    """The ladder as Markdown: accuracy, and the difference to direct SFT with its interval."""
     arms = comparison["arms"]
     pairs = {pair["arm"]: pair for pair in comparison["pairs"] if pair["baseline"] == "direct"}
     lines = [
@@ -84,27 +79,3 @@ def _told(name: str) -> tuple[str, str, str]:
         return "blind, then hinted", "all", "tower"
     text, times, parts = name.split("_")
     return text, times, parts
-
-
-def main(argv: list[str]) -> None:
-    """Writes the arms, runs what is not finished, and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--domain", choices=sorted(DOMAINS), default="far")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--part", help="1/2: only every second draw, beside a process that runs 2/2")
-    parser.add_argument("--recipe", type=Path, default=REPOSITORY / "recipes/toy/compare.yaml")
-    args = parser.parse_args(argv)
-    domain, out = DOMAINS[args.domain], REPOSITORY / f"outputs/toy/ladder_{args.domain}"
-    names = write_arms(out / "arms")
-    words = ["--arms", yaml.safe_dump(names, default_flow_style=True, width=10_000).strip()]
-    words += ["--arms_folder", str(out / "arms"), "--output_dir", str(out), "--seeds", str(args.seeds)]
-    words += ["--task", str(REPOSITORY / "recipes/tasks" / domain.card)]
-    words += ["--oracle_texts", str(REPOSITORY / "outputs/toy" / domain.folder / "attributes.jsonl")]
-    comparison = compare.main([str(args.recipe), *words, *(["--part", args.part] if args.part else [])])
-    if not args.part:
-        write_text(out / "ladder.md", table(comparison))
-        print((out / "ladder.md").read_text())
-
-
-if __name__ == "__main__":
-    run_entry(main)

@@ -25,7 +25,7 @@ from rbft_trl.model.inference import LabelScorer, prefill, sample
 from rbft_trl.model.loading import load_base, load_processor
 from toy.clips import DEFAULT_SHIFT, write_clip
 from toy.corpus import ASKED, CAPTION_PROMPTS, draw_card
-from toy.scenes import ATTRIBUTES, LABELS, SIDE, Scene, draw_background, draw_scene, render
+from toy.scenes import ATTRIBUTES, FRAMES, LABELS, Scene, draw_background, draw_scene, render
 
 SHIFTS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.65, 0.7, 1.0)
 CARD = Path(__file__).resolve().parents[1] / "recipes" / "tasks" / "toy.yaml"
@@ -61,7 +61,7 @@ class Exam:
         args = ModelArguments(model_name_or_path=str(base), dtype="float32")
         self.model = load_base(args, device="cpu").eval()
         self.card = TaskCard.from_yaml(CARD)
-        frames = FrameSettings(num_frames=8, min_pixels=SIDE * SIDE, max_pixels=SIDE * SIDE)
+        frames = FrameSettings(**FRAMES)
         self.collator = ClipCollator(load_processor(str(base)), self.card, folder, frames, definitions=False)
 
     def ask(self, prompts: list[str]) -> list[str]:

@@ -28,7 +28,7 @@ from toy.corpus import KNOWN
 from toy.measure import CARD
 from toy.rates import Rater
 from toy.rates_text import tables
-from toy.scenes import LABELS
+from toy.scenes import FRAMES, LABELS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHIFTS = (0.2, 0.5, 0.65)
@@ -89,9 +89,7 @@ def tasks(folder: Path, shift: float, args: argparse.Namespace) -> list[tuple[st
                 tied = question["answers"].items()
                 question["answers"] = {a: [renamed.get(name, name) for name in labels] for a, labels in tied}
         (folder / f"{names}.yaml").write_text(yaml.safe_dump(card, sort_keys=False), encoding="utf-8")
-        data = DataArguments(
-            task=str(folder / f"{names}.yaml"), definitions=False, num_frames=8, min_pixels=3136, max_pixels=3136
-        )
+        data = DataArguments(task=str(folder / f"{names}.yaml"), definitions=False, **FRAMES)
         found.append((names, open_task(data, base), base))
     return found
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 SIDE, NUM_FRAMES, FPS = 56, 16, 8  # pixels, frames and frames per second of every clip
+FRAMES = {"num_frames": 8, "min_pixels": SIDE * SIDE, "max_pixels": SIDE * SIDE}  # how the recipes read a clip
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "count": ("one", "two", "three"),
     "size": ("small", "large"),
