@@ -13,6 +13,7 @@ from rbft_trl.yaml_file import check_keys, read_mapping
 
 ENTRY_OF = {"rationales": "rationales", "stage1": "sft", "stage2": "sft", "direct": "sft", "star": "star"}
 ENTRIES = ("rationales", "sft", "star", "texts")
+MATCHED = ("steps_of", "flops_of", "steps_share")
 REFERENCE = re.compile(r"<(?:(?P<arm>[^/<>]+)/)?(?P<step>[^/<>]+)>")
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -28,6 +29,8 @@ class Step:
         settings (`dict`): Overrides of the recipe; a value may refer to another step.
         steps_of (`str`, *optional*): `arm` or `arm/step`: train as many optimiser steps as that one. Of an arm: as
             many in all as it has, less those of the earlier steps here.
+        flops_of (`str`, *optional*): The same for floating-point operations, for a training whose rows are longer or
+            shorter than that one's.
         steps_share (`float`, *optional*, defaults to 1.0): Of `steps_of`, where a step shows more than others do.
     """
 
@@ -36,6 +39,7 @@ class Step:
     recipe: str
     settings: dict[str, Any] = field(default_factory=dict)
     steps_of: str | None = None
+    flops_of: str | None = None
     steps_share: float = 1.0
 
 
@@ -143,19 +147,21 @@ def _step(name: Any, raw: Any, file: Path) -> Step:
         raise UserError(f"{file}: the step {name!r} needs a name of small letters that does not begin with eval")
     if not isinstance(raw, dict) or ("recipe" in raw) == ("texts" in raw):
         raise UserError(f"{file}: step '{name}' needs either 'recipe' or 'texts'; recipes/arms/rbft.yaml shows it")
-    rest = {
-        key: value for key, value in raw.items() if key not in ("recipe", "texts", "entry", "steps_of", "steps_share")
-    }
-    steps_of, share = raw.get("steps_of"), raw.get("steps_share", 1.0)
+    rest = {key: value for key, value in raw.items() if key not in ("recipe", "texts", "entry", *MATCHED)}
+    steps_of, flops_of, share = raw.get("steps_of"), raw.get("flops_of"), raw.get("steps_share", 1.0)
     if "steps_share" in raw and (steps_of is None or not isinstance(share, float) or not 0 < share <= 1):
         raise UserError(
             f"{file}: 'steps_share' of step '{name}' is {share!r} but must be a share of steps_of, e.g. 0.5"
         )
-    if steps_of is not None and not isinstance(steps_of, str):
-        raise UserError(f"{file}: 'steps_of' of step '{name}' is {steps_of!r} but must be an arm, or arm/step")
+    for key, of in (("steps_of", steps_of), ("flops_of", flops_of)):
+        if of is not None and not isinstance(of, str):
+            raise UserError(f"{file}: '{key}' of step '{name}' is {of!r} but must be an arm, or arm/step")
+    if steps_of and flops_of:
+        raise UserError(f"{file}: step '{name}' has 'steps_of' and 'flops_of'; it can only match one of them")
+    matched = "steps_of" if steps_of else "flops_of" if flops_of else None
     if "texts" in raw:
-        if "entry" in raw or steps_of:
-            raise UserError(f"{file}: step '{name}' makes texts and takes no 'entry' or 'steps_of'; leave them out")
+        if "entry" in raw or matched:
+            raise UserError(f"{file}: step '{name}' makes texts and takes no '{matched or 'entry'}'; leave it out")
         return Step(name, "texts", str(raw["texts"]), rest)
     recipe = raw["recipe"]
     entry = raw.get("entry") or ENTRY_OF.get(str(recipe)) or ("sft" if str(recipe).endswith(".yaml") else None)
@@ -164,11 +170,11 @@ def _step(name: Any, raw: Any, file: Path) -> Step:
             f"{file}: step '{name}' has recipe {recipe!r}; use one of {', '.join(ENTRY_OF)}, or a file with entry: "
             "sft, rationales or star"
         )
-    if steps_of and (entry != "sft" or "max_steps" in rest):
-        raise UserError(f"{file}: 'steps_of' of step '{name}' is for training without max_steps; leave one out")
+    if matched and (entry != "sft" or "max_steps" in rest):
+        raise UserError(f"{file}: '{matched}' of step '{name}' is for training without max_steps; leave one out")
     if recipe.endswith(".yaml"):
         recipe = str(file.parent / recipe)
-    return Step(name, entry, recipe, rest, steps_of, share)
+    return Step(name, entry, recipe, rest, steps_of, flops_of, share)
 
 
 def references(value: Any, own: str) -> list[tuple[str, str]]:
@@ -179,8 +185,8 @@ def references(value: Any, own: str) -> list[tuple[str, str]]:
 
 def _references_of(step: Step, own: str) -> list[tuple[str, str | None]]:
     found: list[tuple[str, str | None]] = [pair for value in step.settings.values() for pair in references(value, own)]
-    if step.steps_of:
-        arm, _, target = step.steps_of.partition("/")
+    if of := step.steps_of or step.flops_of:
+        arm, _, target = of.partition("/")
         found.append((arm, target or None))
     return found
 

@@ -23,6 +23,7 @@ from rbft_trl.start import Task, open_task
 from rbft_trl.texts import make_texts
 
 Cell = dict[str, Any]
+FEW = 4  # steps that tell what one costs
 MAINS = star.MAINS | {"star": star.main}
 
 
@@ -95,7 +96,8 @@ class Cells:
         elif step.entry == "rationales":
             done = self.rationales(step, words_of(settings), folder / f"{step.name}.jsonl", place)
         else:
-            words = [*words_of(settings), *self.matched(arm, step, place, needs), *extra]
+            words = words_of(settings)
+            words += [*self.matched(arm, step, place, needs, words), *extra]
             done = self.trained(step, words, folder / (step.name + suffix), place)
         if "seconds" not in done.cost:
             done.cost["seconds"] = first_seconds(done.path, time.perf_counter() - started)
@@ -130,23 +132,35 @@ class Cells:
         record = read_record(folder)
         return Done(folder, {key: record[key] for key in COSTS}, record)
 
-    def matched(self, arm: Arm, step: Step, place: Place, needs: dict[Path, Done]) -> list[str]:
-        """`--max_steps`, where a step has as many as another arm or step."""
-        if step.steps_of is None:
+    def matched(self, arm: Arm, step: Step, place: Place, needs: dict[Path, Done], words: list[str]) -> list[str]:
+        """`--max_steps`, where a step has as many steps, or as many operations, as another arm or step.
+
+        Raises:
+            UserError: if the steps before have more already, or operations cannot be counted.
+        """
+        if (of := step.steps_of or step.flops_of) is None:
             return []
-        other, _, target = step.steps_of.partition("/")
+        key, what = ("steps", "optimiser steps") if step.steps_of else ("flops", "floating-point operations")
+        other, _, target = of.partition("/")
         model = self.arms[other]
-        if target:
-            steps = self.step(model, model.step(target), place).cost["steps"]
-            return ["--max_steps", str(max(1, round(steps * step.steps_share)))]
-        wanted = sum(self.step(model, s, place).cost.get("steps", 0) for s in model.steps)
-        before = sum(done.cost.get("steps", 0) for done in closure(needs).values())
+        chosen = [model.step(target)] if target else list(model.steps)
+        wanted = sum(self.step(model, s, place).cost.get(key) or 0 for s in chosen)
+        before = 0 if target else sum(done.cost.get(key) or 0 for done in closure(needs).values())
         if wanted <= before:
             raise UserError(
-                f"arm '{arm.name}': the steps before '{step.name}' have {before:g} optimiser steps already, and "
-                f"'{other}' has {wanted:g} in all; give them fewer epochs"
+                f"arm '{arm.name}': the steps before '{step.name}' have {before:g} {what} already, and '{of}' has "
+                f"{wanted:g} in all; give them fewer epochs (under ZeRO-3 operations cannot be counted: use steps_of)"
             )
-        return ["--max_steps", str(max(1, round((wanted - before) * step.steps_share)))]
+        each = 1.0 if step.steps_of else self.flops_per_step(arm, step, place, words)
+        return ["--max_steps", str(max(1, round((wanted - before) / each * step.steps_share)))]
+
+    def flops_per_step(self, arm: Arm, step: Step, place: Place, words: list[str]) -> float:
+        """What a step of a training costs, from a few that are thrown away: it depends on how long its rows are."""
+        few = {"max_steps": FEW, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+        tried = self.trained(
+            step, [*words, *words_of(few)], place.folder(self.out) / arm.name / f"{step.name}_few", place
+        )
+        return tried.cost["flops"] / FEW
 
     def best_trial(self, arm: Arm, place: Place) -> Done:
         """The last stage of an arm with each value of `trials`: the best on validation, the first among equals."""

@@ -13,6 +13,7 @@ OF_THE_SERVER = ("server_model", "concurrency", "server_timeout")
 OF_THE_CHECKS = ("checks", "rebuild", "rebuild_margin", "min_agreement", "checklist_margin")
 NOT_PART_OF_THE_TEXT = ("output_file", "checkpoint", "use_cpu", "dataloader_num_workers", "server_url", "writer")
 NOT_PART_OF_THE_TEXT += (*OF_THE_CHECKS, *OF_THE_SERVER)
+ASKED = ("hint", "instruction")  # part of the text only where they are set: files from before they existed stay valid
 
 
 @dataclass
@@ -27,6 +28,17 @@ class RationaleArguments:
         "blind",
         "blind: never; hint: always; blind_then_hint: only to clips whose blind rationales all failed the checks.",
         choices=["blind", "hint", "blind_then_hint"],
+    )
+    hint: str = option(
+        "gold",
+        "Which label is shown. gold: the clip's; other: that of another class, the same for a clip every time (a "
+        "control: what does a hint do, whatever it says?).",
+        choices=["gold", "other"],
+    )
+    instruction: str | None = option(
+        None,
+        "A prompt of its own, word for word, instead of the card's, e.g. for plain captions; stage 1 is trained on "
+        "it, and no final line is asked for or checked.",
     )
     checks: str = option(
         "label_match",
@@ -90,6 +102,18 @@ class RationaleArguments:
             raise UserError(
                 "num_samples above 1 with temperature 0 would write the same text again; set a temperature"
             )
+        if self.hint != "gold" and (self.label_shown != "hint" or self.checks != "none"):
+            raise UserError(
+                f"hint is {self.hint} but label_shown is {self.label_shown} and checks {self.checks}; such a text "
+                "argues for another class, so set label_shown: hint and checks: none, or leave hint out"
+            )
+        if self.instruction is not None and (self.label_shown, self.checks, self.writer) != ("blind", "none", "free"):
+            raise UserError(
+                f"instruction is set but label_shown is {self.label_shown}, checks {self.checks} and writer "
+                f"{self.writer}; what answers it names no label, so set blind, none and free, or leave instruction out"
+            )
+        if self.instruction is not None and not self.instruction.strip():
+            raise UserError("'instruction' is empty; write what the base is asked, or leave it out")
         self._check_thresholds()
         self._check_server()
 

@@ -24,7 +24,7 @@ from rbft_trl.evidence.verify import check_rationales, kept_share, require_every
 from rbft_trl.model.loading import base_fingerprint, check_base, check_model_arguments
 from rbft_trl.model.provenance import check_same, check_unseen, read_record, under_adapter
 from rbft_trl.model.stop import ending
-from rbft_trl.rationale_config import NOT_PART_OF_THE_TEXT, OF_THE_CHECKS, RationaleArguments
+from rbft_trl.rationale_config import ASKED, NOT_PART_OF_THE_TEXT, OF_THE_CHECKS, RationaleArguments
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Task, open_task
 from rbft_trl.writers import UNVERIFIED, Sample, ServerWriter, Writer, connect
@@ -46,6 +46,8 @@ def main(argv: list[str]) -> list[Sample]:
         check_checklist(card)
     if card.is_open and args.rebuild != "none":
         raise UserError(f"rebuild: {args.rebuild} scores classes, but {card.path} has open answers; leave it out")
+    if card.is_open and args.hint != "gold":
+        raise UserError(f"hint: {args.hint} shows another class, but {card.path} has open answers; leave it out")
     clips = [row for row in task.rows if row["split"] == "train" and (row["label"] is not None or args.use_pool)]
     if not clips:
         raise UserError(f"{card.path}: no training clip to write a rationale for; check the split column")
@@ -117,6 +119,9 @@ def checkpoint_of(folder: str, task: Task, base: ModelArguments) -> dict[str, An
 def written_by(base: ModelArguments, args: RationaleArguments) -> dict[str, Any]:
     """What the texts depend on beside base, data and prompt: precision and batches, or the model on a server."""
     stage0 = {k: v for k, v in dataclasses.asdict(args).items() if k not in NOT_PART_OF_THE_TEXT}
+    for key in ASKED:
+        if stage0[key] == args.__dataclass_fields__[key].default:
+            del stage0[key]
     if args.server_url is None:
         return {"precision": [base.dtype, base.load_in_4bit, base.attn_implementation], "stage0": stage0}
     stage0.pop("per_device_batch_size")

@@ -15,10 +15,10 @@ from rbft_trl.evidence.controls import (
     gold_lines,
     oracle_samples,
     permuted_words,
+    play_count,
     playing_order,
     pseudo_labels,
     shuffled_within_class,
-    under_own_prompt,
 )
 from rbft_trl.model.loading import base_fingerprint
 from rbft_trl.start import Row, Task
@@ -29,14 +29,13 @@ KINDS = {
     "shuffled": "each clip has the text of another clip of its class",
     "permuted": "the words of each text in another order",
     "gold_line": "the reasoning as it is, the final line says the true label",
-    "captions": "without final line, under a plain prompt of their own",
     "oracle": "true descriptions",
     "playing_order": "a question that needs no label: is the clip played forwards, backwards or shuffled?",
+    "play_count": "a question that needs no label: is the clip played once, twice or three times?",
     "pseudo_labels": "what a trained classifier says of the pool, as answers to the label prompt",
 }
-NEEDS_SOURCE = ("own", "shuffled", "permuted", "gold_line", "captions", "pseudo_labels")
-OWN_SETTINGS = {"oracle": {"column"}, "captions": {"prompt"}, "pseudo_labels": {"min_score"}}
-CAPTION_PROMPT = "Describe the clip."
+NEEDS_SOURCE = ("own", "shuffled", "permuted", "gold_line", "pseudo_labels")
+OWN_SETTINGS = {"oracle": {"column"}, "pseudo_labels": {"min_score"}}
 
 
 def check_texts(kind: str, settings: dict[str, Any], place: str) -> None:
@@ -77,7 +76,7 @@ def make_texts(
         task (`Task`): The draw; its training rows get texts.
         output (`Path`): The file.
         settings (`dict`): `source` (a file, or for pseudo-labels a folder), `times_labels` (as many clips in all as
-            labels times this), `column` (of the true descriptions), `prompt`, `min_score`.
+            labels times this), `column` (of the true descriptions), `min_score`.
         truth (`dict`): True descriptions (and classes, where known) by id.
         base (`ModelArguments`): The base that will be trained on them.
         seed (`int`): Of whatever is drawn.
@@ -95,10 +94,10 @@ def make_texts(
         samples = permuted_words(own, task.card, seed=seed)
     elif kind == "gold_line":
         samples = gold_lines(own, task.card)
-    elif kind == "captions":
-        samples = under_own_prompt(own, task.card, settings.get("prompt", CAPTION_PROMPT))
     elif kind == "playing_order":
         samples = playing_order(rows, seed=seed)
+    elif kind == "play_count":
+        samples = play_count(rows, seed=seed)
     elif kind == "pseudo_labels":
         scores = score_pool(task, rows, str(source))
         samples = pseudo_labels(rows, scores, task.card, task.definitions, min_score=settings.get("min_score", 0.0))

@@ -5,6 +5,7 @@ Input: rows of clips. Output: one sample per rationale; every finished batch is 
 
 import hashlib
 import os
+import random
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from rbft_trl.batches import Pairs, Row, fixed_batches, in_order, read_ahead, run_batches
 from rbft_trl.configs import ModelArguments
 from rbft_trl.data.jsonl import BatchLog
-from rbft_trl.data.task import fingerprint
+from rbft_trl.data.task import TaskCard, fingerprint
 from rbft_trl.data.video import Clip, ClipError
 from rbft_trl.errors import UserError
 from rbft_trl.evidence.support import margin_of
@@ -73,7 +74,7 @@ class Writer:
                 raise clip
         args, collator = self.args, self.collator
         rows = [row for row, _ in pairs]
-        prompts = [collator.rationale_prompt(row, row["label"] if shown else None) for row in rows]
+        prompts = [prompt_of(row, args, collator, shown=shown) for row in rows]
         seed = args.seed * 1_000_003 + number
         read = prefill(self.model, collator.prompts(rows, prompts, clips=[clip for _, clip in pairs]))
         decoding = {key: getattr(args, key) for key in DECODING}
@@ -155,7 +156,7 @@ class ServerWriter:
     def _job(self, number: int, row: Row, clip: Clip | ClipError, *, shown: bool) -> Job:
         if isinstance(clip, ClipError):
             raise clip
-        prompt = self.collator.rationale_prompt(row, row["label"] if shown else None)
+        prompt = prompt_of(row, self.args, self.collator, shown=shown)
         tokens = self.collator.prompts([row], [prompt], clips=[clip])["input_ids"][0].tolist()
         told = hashlib.sha256(f"{self.args.seed}:{row['id']}:{shown}".encode()).hexdigest()
         return Job(number, row, clip, prompt, int(told[:12], 16), tokens)
@@ -253,6 +254,21 @@ def check_tokens(job: Job, answer: Answer, collator: ClipCollator, url: str) -> 
     )
 
 
+def hint_of(row: Row, args: RationaleArguments, card: TaskCard, *, shown: bool) -> str | None:
+    """The label that a prompt shows; for `hint: other` one of the other classes, by the clip's id."""
+    if not shown or row["label"] is None or args.hint == "gold":
+        return row["label"] if shown else None
+    others = [name for name in card.names if name != row["label"]]
+    return random.Random(f"hint of {row['id']}").choice(others)
+
+
+def prompt_of(row: Row, args: RationaleArguments, collator: ClipCollator, *, shown: bool) -> str:
+    """What the writer is asked about a clip."""
+    if args.instruction is not None:
+        return args.instruction
+    return collator.rationale_prompt(row, hint_of(row, args, collator.card, shown=shown))
+
+
 def samples_of(
     row: Row,
     texts: Sequence[str],
@@ -264,12 +280,13 @@ def samples_of(
     shown: bool,
 ) -> list[Sample]:
     """The lines of rationales.jsonl for one clip, before they are checked."""
-    hint = row["label"] if shown else None
+    hint = hint_of(row, args, collator.card, shown=shown)
     # Without the text of the single clip, so that all rows of one kind carry the same fingerprint.
-    asked = collator.card.rationale_prompt(hint, definitions=collator.definitions)
+    asked = args.instruction or collator.card.rationale_prompt(hint, definitions=collator.definitions)
     offset = args.num_samples if shown and args.label_shown == "blind_then_hint" else 0
     common = {"id": row["id"], "video": row["video"], "label": row["label"]}
     how = {"prompt_fingerprint": fingerprint(asked), "shown": shown and row["label"] is not None}
+    how |= {} if args.instruction is None else {"prompt": args.instruction}
     how |= {"decoding": {key: getattr(args, key) for key in DECODING}, "seed": seed}
     return [
         common | {"sample": offset + k} | how | {"text": text, "cut": was_cut}

@@ -24,7 +24,7 @@ def test_every_shipped_arm_passes_the_checks(recipe: str, monkeypatch: pytest.Mo
     arms = compare.check(args)
     assert list(arms) == SHIPPED
     controls = {name for name, arm in arms.items() if arm.control}
-    assert controls == {"oracle", "oracle_guideline", "permuted", "shuffled"}
+    assert controls == {"oracle", "oracle_guideline", "other_hint", "permuted", "shuffled"}
 
 
 def test_an_arm_whose_recipe_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +63,10 @@ ARM = {"about": "x", "steps": {"one": {"recipe": "direct"}}}
             "'steps_share' of step 'one' is 0.5 but must be",
         ),
         ({"steps": {"one": {"texts": "oracle", "entry": "sft"}}}, "takes no 'entry'"),
+        ({"steps": {"one": {"texts": "oracle", "flops_of": "rbft"}}}, "takes no 'flops_of'"),
+        ({"steps": {"one": {"recipe": "direct", "flops_of": 3}}}, "'flops_of' of step 'one' is 3 but must be an arm"),
+        ({"steps": {"one": {"recipe": "direct", "flops_of": "rbft", "steps_of": "rbft"}}}, "can only match one"),
+        ({"steps": {"one": {"recipe": "direct", "flops_of": "rbft/stage9"}}}, "arm 'rbft' has no step 'stage9'"),
     ],
 )
 def test_mistakes_in_an_arm(tmp_path: Path, change: dict[str, Any], message: str) -> None:

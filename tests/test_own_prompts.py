@@ -107,7 +107,7 @@ def test_rows_of_both_kinds_stand_together(collator: ClipCollator, tmp_path: Pat
     [
         ({"prompt": 3}, r"r\.jsonl:1: 'prompt' is 3 but must be text"),
         ({"prompt": "  "}, r"'prompt' is '  ' but must be text"),
-        ({"order": "backwards"}, r"'order' is 'backwards' but must be one of reversed, shuffled"),
+        ({"order": "backwards"}, r"'order' is 'backwards' but must be one of reversed, shuffled, twice, three_times"),
         ({"order": ["reversed"]}, r"'order' is \['reversed'\] but must be one of"),
         ({"prompt": "What?", "text": " \n"}, r"the text of clip 'toy00000' is empty but kept"),
     ],
@@ -132,6 +132,13 @@ def test_frames_are_shown_in_the_rows_order(collator: ClipCollator) -> None:
         assert sorted(order) == list(range(8)) != order
         orders.add(tuple(order))
     assert len(orders) == 20  # 40320 orders: another clip has another one
+
+
+@pytest.mark.parametrize(("order", "shown"), [("twice", [0, 2, 4, 6] * 2), ("three_times", [0, 3, 6, 1, 4, 7, 2, 5])])
+def test_a_clip_that_is_played_several_times(collator: ClipCollator, order: str, shown: list[int]) -> None:
+    clip = read_row({"video": "clips/toy00000.mp4"}, root=collator.root, frames=FRAMES, factor=collator.factor)
+    looped = in_order(clip, {"id": "0", "order": order})
+    assert np.array_equal(looped.frames, clip.frames[shown]) and np.array_equal(looped.indices, clip.indices)
 
 
 def test_two_frames_that_are_shuffled_never_stay_as_they_were(collator: ClipCollator) -> None:

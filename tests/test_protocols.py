@@ -71,6 +71,18 @@ def test_shuffled_frames_are_a_diagnostic(toy_set: tuple[Path, Path], smoke_base
     assert [p["logprobs"] for p in shuffled] != [p["logprobs"] for p in straight]
 
 
+def test_arms_with_as_many_operations(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path) -> None:
+    """Labels are shorter than rationales, so that as many operations are more steps."""
+    recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, arms=["direct", "direct_flops", "rbft", "captions"])
+    arms = {name: entry["draws"][0] for name, entry in compare.main([str(recipe)])["arms"].items()}
+    trained = {name: read_record(tmp_path / f"out/draw0/{name}") for name in ("direct/direct", "direct_flops/direct")}
+    trained |= {name: read_record(tmp_path / f"out/draw0/{name}/stage1") for name in ("rbft", "captions")}
+    both = trained["rbft"]["flops"] + read_record(tmp_path / "out/draw0/rbft/stage2")["flops"]
+    assert abs(trained["direct_flops/direct"]["flops"] / both - 1) < 0.1
+    assert abs(trained["captions"]["flops"] / trained["rbft"]["flops"] - 1) < 0.15
+    assert arms["direct_flops"]["steps"] > arms["direct"]["steps"] == arms["rbft"]["steps"]
+
+
 def test_novel_classes(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path) -> None:
     """The same clips under names of which the checkpoint has seen none, as another card's classes are."""
     raw = yaml.safe_load(toy_set[0].read_text())

@@ -47,19 +47,20 @@ def test_gold_lines_keep_the_reasoning_of_dropped_ones_too() -> None:
     assert made["b"]["verdict"] == "kept" and made["c"]["text"] == "a large thing moving up."
 
 
-def test_captions_hold_no_label_and_no_hinted_text() -> None:
-    hinted = sample("d", "dorvan", "it is small.\nClassification: dorvan", shown=True)
-    made = controls.under_own_prompt([*OWN, hinted], CARD, "Describe the clip.")
-    assert [s["id"] for s in made] == ["a", "b", "c"]
-    assert all("Classification" not in s["text"] and s["prompt"] == "Describe the clip." for s in made)
-
-
 def test_playing_order_asks_each_clip_once_in_all_three_orders() -> None:
     rows = [{"id": f"{i:03d}", "video": "v", "label": None} for i in range(300)]
     made = controls.playing_order(rows, seed=1)
     said = Counter((s.get("order"), s["text"]) for s in made)
     assert set(said) == {(None, "forwards"), ("reversed", "backwards"), ("shuffled", "shuffled")}
     assert len(made) == 300 and min(said.values()) > 70
+
+
+def test_play_count_asks_how_often() -> None:
+    rows = [{"id": f"{i:03d}", "video": "v", "label": None} for i in range(300)]
+    said = Counter((s.get("order"), s["text"]) for s in controls.play_count(rows, seed=1))
+    assert (
+        set(said) == {(None, "once"), ("twice", "twice"), ("three_times", "three times")} and min(said.values()) > 70
+    )
 
 
 def test_pseudo_labels_keep_the_sure_ones() -> None:

@@ -22,7 +22,8 @@ from rbft_trl.errors import UserError
 HALF_TICK = 0.0005  # seconds: time stamps are rounded, to milliseconds in Matroska
 STRAIGHT_SECONDS = 4.0  # of whole decoding when a clip is looked at for the first time
 TEMPORAL_PATCH = 2  # frames come in pairs in every Qwen2-VL-class tower
-ORDERS = ("reversed", "shuffled")  # in which a row may show its sampled frames; without one, as they are
+LOOPS = {"twice": 2, "three_times": 3}
+ORDERS = ("reversed", "shuffled", *LOOPS)  # in which a row may show its sampled frames; without one, as they are
 
 
 @dataclass(frozen=True)
@@ -159,13 +160,17 @@ def read_row(row: dict[str, Any], *, root: Path, frames: FrameSettings, factor: 
 
 
 def in_order(clip: Clip, row: dict[str, Any]) -> Clip:
-    """The clip with its frames as the row shows them: as they are, `reversed`, or `shuffled`, the same way each time.
+    """The clip with its frames as the row shows them: as they are, `reversed`, `shuffled`, the same way each time, or
+    played `twice` or `three_times` in the time of one.
 
     Times and indices stay: only which picture stands at which time changes.
     """
     if (order := row.get("order")) is None:
         return clip
-    places = list(range(len(clip.frames)))[::-1]
+    number = len(clip.frames)
+    if order in LOOPS:
+        return replace(clip, frames=clip.frames[[i * LOOPS[order] % number for i in range(number)]])
+    places = list(range(number))[::-1]
     if order == "shuffled":
         random.Random(f"order of {row['id']}").shuffle(places)
         if places == sorted(places):  # few frames: a shuffled clip is never as it was

@@ -12,6 +12,8 @@ from rbft_trl.errors import UserError
 Sample = dict[str, Any]
 ORDERS = {None: "forwards", "reversed": "backwards", "shuffled": "shuffled"}  # order of the frames → the answer
 ORDER_PROMPT = "Is this clip played forwards, backwards or shuffled? Answer with one word."
+COUNTS = {None: "once", "twice": "twice", "three_times": "three times"}
+COUNT_PROMPT = "How often is this clip played: once, twice or three times?"
 
 
 def shuffled_within_class(
@@ -127,24 +129,24 @@ def gold_lines(samples: list[Sample], card: TaskCard) -> list[Sample]:
     return list(lines.values())
 
 
-def under_own_prompt(samples: list[Sample], card: TaskCard, prompt: str) -> list[Sample]:
-    """Plain captions: what was written before the final line, as the answer to `prompt`; one per clip, no label."""
-    captions: dict[str, Sample] = {}
-    for sample in samples:
-        text = card.without_final_line(sample["text"]).strip()
-        if text and not sample.get("shown") and sample["id"] not in captions:
-            captions[sample["id"]] = _free(sample, prompt, text)
-    return list(captions.values())
-
-
 def playing_order(rows: list[dict[str, Any]], *, seed: int) -> list[Sample]:
     """One question per clip that needs no label and no writer: in which order are its frames shown? A free temporal
     task, as in SF2T (arXiv 2504.07745)."""
+    return _asked(rows, ORDER_PROMPT, ORDERS, seed)
+
+
+def play_count(rows: list[dict[str, Any]], *, seed: int) -> list[Sample]:
+    """The same with another question: how often is the clip played?"""
+    return _asked(rows, COUNT_PROMPT, COUNTS, seed)
+
+
+def _asked(rows: list[dict[str, Any]], prompt: str, answers: dict[str | None, str], seed: int) -> list[Sample]:
+    """`prompt` on every clip, whose frames are shown in an order that is drawn among those of `answers`."""
     samples = []
     for row in sorted(rows, key=lambda r: r["id"]):
-        order = random.Random(f"{seed}:{row['id']}").choice(list(ORDERS))
+        order = random.Random(f"{seed}:{row['id']}").choice(list(answers))
         sample = {"id": row["id"], "video": row["video"], "label": row["label"], "sample": 0}
-        samples.append(_free(sample, ORDER_PROMPT, ORDERS[order]) | ({"order": order} if order else {}))
+        samples.append(_free(sample, prompt, answers[order]) | ({"order": order} if order else {}))
     return samples
 
 

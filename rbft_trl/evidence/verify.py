@@ -138,7 +138,7 @@ def check_rationales(
     assert mode in ("none", "label_match", "all"), mode
     limits = limits or Limits()
     if mode == "none":
-        _warn_of_wrong_lines(samples, card)
+        _warn_of_wrong_lines([sample for sample in samples if sample.get("prompt") is None], card)
     checked, said = [], set()
     for sample, agreement in zip(samples, agreements(samples, card), strict=True):
         assert sample["label"] is None or card.is_open or sample["label"] in card.labels, sample["label"]
