@@ -33,7 +33,7 @@ from rbft_trl.recipe import parse_recipe, words_of
 from rbft_trl.star_config import StarArguments
 from rbft_trl.start import open_task
 from rbft_trl.stopping import Stopped
-from rbft_trl.texts import check_texts
+from rbft_trl.texts import check_texts, subset
 from rbft_trl.training_config import TrainingConfig
 
 # What all trainings must share so that a step means the same; rates and parts are each arm's own.
@@ -55,6 +55,7 @@ def main(argv: list[str]) -> dict[str, Any]:
     transformers_logging.disable_progress_bar()  # dozens of loads of a small base
     run = Cells(args, arms)
     check_oracle(run)
+    check_pool(run)
     tested = run.task(first_place(args)).of_split("test")
     groups, trained = len({row["group"] for row in tested}), sum(arm.trained is not None for arm in arms.values())
     print(power_before(len(tested), groups, args.seeds, num_arms=max(trained - 1, 1))["sentence"], flush=True)
@@ -242,6 +243,21 @@ def check_oracle(run: Cells) -> None:
     rows = [row for row in task.rows if row["split"] == "train"]
     for column in {step.settings.get("column", "text") for step in steps}:
         oracle_samples(rows, {name: row.get(column, "") for name, row in run.truth.items()}, task.card)
+
+
+def check_pool(run: Cells) -> None:
+    """There are as many clips without a label as arms take with `times_labels`, at the largest number of shots.
+
+    Raises:
+        UserError: naming the arm and both numbers.
+    """
+    steps = [(arm, step) for arm, of in run.arms.items() for step in of.steps if "times_labels" in step.settings]
+    rows = [row for row in run.task(first_place(run.args)).rows if row["split"] == "train"] if steps else []
+    for arm, step in steps:
+        try:
+            subset(rows, step.settings["times_labels"], 0)
+        except UserError as error:
+            raise UserError(f"arm '{arm}', step '{step.name}': {error}") from None
 
 
 def finish(run: Cells, rungs: list[dict[str, Any]]) -> dict[str, Any]:

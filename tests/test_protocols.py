@@ -1,5 +1,6 @@
 """Protocols of a comparison on real runs: shots, parts, trials, other cards, novel classes, `accelerate launch`."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,20 @@ def test_a_card_of_novel_or_elsewhere_that_does_not_fit_is_told_first(
         with pytest.raises(UserError, match=message):
             compare.main([str(recipe)])
         assert not (tmp_path / "out").exists()
+
+
+def test_a_pool_that_is_too_small_is_told_before_anything_is_trained(
+    toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path
+) -> None:
+    arms = tmp_path / "arms"
+    shutil.copytree(REPOSITORY / "recipes/arms", arms)
+    text = "about: more\nsteps:\n  texts: {texts: own, source: <rbft/rationales>, times_labels: 9}\n"
+    (arms / "more.yaml").write_text(text + "  stage1: {recipe: stage1, rationales: <texts>}\n")
+    more = {"arms_folder": str(arms), "arms": [*TWO_ARMS, "more"]}
+    recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, **more)
+    with pytest.raises(UserError, match=r"arm 'more', step 'texts': times_labels is 9, which takes \d+ clips"):
+        compare.main([str(recipe)])
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_two_arms_of_the_answer_are_trained(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path) -> None:
