@@ -11,7 +11,6 @@ from torch import nn
 
 from rbft_trl.data.video import Clip
 from rbft_trl.model.collator import ClipCollator, Row
-from rbft_trl.model.families import position_after
 from rbft_trl.model.inference import LabelTrie, prefill, score_labels
 
 
@@ -42,9 +41,7 @@ class ChecklistScorer:
     ) -> list[list[dict[str, Any]]]:
         """Per clip, one `{question, answer, margin}` per question; the margin to the next answer is in nats."""
         batch = self.collator.clips_alone(rows, clips)
-        batch = {key: value.to(model.device) for key, value in batch.items()}
         read = prefill(model, batch)
-        read.position = position_after(model, batch)
         return [self._items(one) for one in score_labels(model, read, self.trie)]
 
     def _items(self, scores: torch.Tensor) -> list[dict[str, Any]]:

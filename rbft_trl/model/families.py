@@ -113,10 +113,11 @@ def one_pair_of_marks(processor: ProcessorMixin, text: str) -> str:
 
 
 def position_after(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Position of the token that follows the last one of a batch that ends soon after its clip.
+    """Position of the token that follows the last one of a batch, in the layout of multimodal RoPE.
 
-    `next_position` counts from the largest position. In Qwen2-VL and Qwen2.5-VL text goes on from the clip's height
-    and width, and the frames of a long clip reach further than that until enough text follows.
+    The `rope_deltas` that a forward leaves in the module for `generate` count from the largest position instead.
+    In Qwen2-VL and Qwen2.5-VL text goes on from the clip's height and width, and the frames of a long clip reach
+    further than that until enough text follows; training goes on from the text, so a score must too.
 
     Args:
         model (`nn.Module`): The model, with or without adapter.
@@ -127,20 +128,3 @@ def position_after(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Te
     """
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     return inner.model.get_rope_index(**batch)[0][-3:, :, -1:] + 1
-
-
-def next_position(model: nn.Module, lengths: torch.Tensor) -> torch.Tensor:
-    """Position of the token that follows a prefill, in the layout of multimodal RoPE.
-
-    `rope_deltas` is state that the last prefill left in the module, so this belongs right after that prefill.
-
-    Args:
-        model (`nn.Module`): The model, with or without adapter.
-        lengths (`torch.Tensor` int64 `[B]`): Prompt tokens per row, padding aside.
-
-    Returns:
-        `torch.Tensor` int64 `[3, B, 1]`.
-    """
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    deltas = inner.model.rope_deltas.reshape(-1)
-    return (lengths + deltas.to(lengths.device))[None, :, None].expand(3, -1, -1)

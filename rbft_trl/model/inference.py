@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache
 from rbft_trl.data.task import FINAL_LINE
 from rbft_trl.data.video import Clip
 from rbft_trl.model.collator import ClipCollator, Row
-from rbft_trl.model.families import next_position
+from rbft_trl.model.families import position_after
 
 ROWS_AT_ONCE = 32  # clips times labels in one forward, where each label needs a row and a state of its own
 
@@ -55,7 +55,7 @@ def prefill(model: nn.Module, batch: dict[str, torch.Tensor]) -> Prefill:
     """Runs tower and language model once over a batch of prompts (`ClipCollator.prompts`)."""
     batch = {key: value.to(model.device) for key, value in batch.items()}
     out = model(**batch, use_cache=True, logits_to_keep=1, output_hidden_states=True)
-    position = next_position(model, batch["attention_mask"].sum(-1))
+    position = position_after(model, batch)
     last = out.hidden_states[-1].float()
     video = (batch["mm_token_type_ids"] > 0).unsqueeze(-1)
     mean = (last * video).sum(1) / video.sum(1).clamp(min=1)

@@ -54,7 +54,7 @@ class Rebuilder:
 def prefill_text(model: nn.Module, sequences: Sequence[Sequence[int]], pad_id: int) -> Prefill:
     """One forward over texts without a clip.
 
-    Positions are given, since the module may still hold those of the last clip (`next_position`).
+    Positions are given, since the module may still hold those of the last clip (`rope_deltas`).
 
     Args:
         model (`nn.Module`): The model.
