@@ -103,6 +103,14 @@ def test_both_stages_a_kill_and_a_resume_equal_one_process(
     seen = launch(tmp_path, config, "sft", second["recipe"], *more, "--resume_from_checkpoint", "true", **env)
     assert expect(seen, name) == pytest.approx(second["losses"][2:], abs=1e-5)
 
+    for stage, alone in (("stage1", first), ("stage2", second)):  # what a comparison counts, of all processes
+        wanted, found = read_record(alone["run"]), read_record(tmp_path / stage)
+        assert found["tokens"] == wanted["tokens"] > 0 and found["presentations"] == wanted["presentations"]
+        if name == "zero3":
+            assert found["flops"] is None
+        else:  # padding counts, and smaller batches have less of it
+            assert 0.8 < found["flops"] / wanted["flops"] <= 1
+
     ours, theirs = (load_file(run / "adapter_model.safetensors") for run in (second["run"], tmp_path / "stage2"))
     assert ours.keys() == theirs.keys() and all((ours[key] - theirs[key]).abs().max() < 1e-5 for key in ours)
     for row, wanted in zip(
