@@ -14,13 +14,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 TEXTS = {
     "true": {"texts": "oracle"},
     "guideline": {"texts": "oracle", "column": "guideline"},
-    "blind": {"texts": "own", "source": "<rbft_blind/rationales>"},
+    "blind": {"texts": "gold_line", "source": "<blind_all/rationales>"},  # most blind final lines are wrong
     "hinted": {"texts": "own", "source": "<rbft_hint/rationales>"},
     "shuffled": {"texts": "shuffled", "source": "<oracle_all/texts>"},
 }
 TIMES = (1, 4, 16)
 PARTS = {"lm": ["llm"], "tower": ["llm", "merger", "vision"]}
-OTHERS = ("rbft", "rbft_blind", "rbft_hint")
+OTHERS = ("rbft", "rbft_hint")
 
 
 def write_arms(folder: Path) -> list[str]:
@@ -30,6 +30,8 @@ def write_arms(folder: Path) -> list[str]:
         text = (REPOSITORY / f"recipes/arms/{name}.yaml").read_text(encoding="utf-8")
         write_text(folder / f"{name}.yaml", text)
     _write(folder, "oracle_all", "true texts of every clip, to be shuffled", {"texts": {"texts": "oracle"}})
+    blind: dict[str, Any] = {"rationales": {"recipe": "rationales", "label_shown": "blind", "checks": "none"}}
+    _write(folder, "blind_all", "what the base writes of every clip without a label in view", blind)
     names = ["rbft"]
     for parts, trained in PARTS.items():
         steps: dict[str, Any] = {"direct": {"recipe": "direct", "steps_of": "rbft", "train_parts": trained}}
