@@ -126,8 +126,8 @@ def test_a_recipe_is_previewed_without_weights(toy_set: tuple, smoke_base: Path,
     recipe = toy_recipe("direct", tmp_path, toy_set[0], base, output_dir=tmp_path / "out", max_steps=7)
     assert check.main([recipe, "--report_dir", str(tmp_path / "r"), "--shots", "4"]) == 0
     report, page = json.loads((tmp_path / "r/check.json").read_text()), (tmp_path / "r/check.html").read_text()
-    assert report["budget"]["rows"] == 32 and report["budget"]["batch"] == 16 and report["budget"]["steps"] == 7
-    assert report["budget"]["steps_per_epoch"] == 2 and "LoRA layers" in report["parts"]
+    assert report["budget"]["rows"] == 32 and report["budget"]["batch"] == 8 and report["budget"]["steps"] == 7
+    assert report["budget"]["steps_per_epoch"] == 4 and "LoRA layers" in report["parts"]
     trained = page.split('<span class="trained">')[-1].split("</span>")[0]
     assert trained.removesuffix("&lt;|im_end|&gt;") in card.names and trained.endswith("&lt;|im_end|&gt;")
     assert "⟨16 video tokens⟩" in page and "data:image/png;base64" in page
