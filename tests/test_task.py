@@ -182,6 +182,24 @@ def test_the_label_parser(card: TaskCard, text: str, label: str | None) -> None:
         assert card.parse_label(text, require_prefix=True) == (label if with_prefix else None)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("It walks.\nClassification: cat\nClassification: Cat.", None),  # a line that is said again
+        ("It walks.\nClassification: normal", "wrong_label"),
+        ("Classification: normal\nClassification: fire alarm\nClassification: cat", "several"),
+        ("1. Classification: normal\n2. **Classification: fire alarm**\nClassification: cat", "several"),
+        ("Classification: normal or cat\nClassification: cat", "several"),
+        ("Classification: cat\nIt walks.", "no_label"),
+        ("Classification: normal\nClassification: dog", "no_label"),
+    ],
+)
+def test_an_enumeration_of_classes_is_no_answer(card: TaskCard, text: str, reason: str | None) -> None:
+    assert card.objection(text, "cat") == card.objection(text, "cat", require_prefix=False) == reason
+    assert card.unread(text) == (None if reason == "wrong_label" else reason)
+    assert card.parse_label("Classification: normal\ncat") is None
+
+
 PIECES = st.sampled_from(
     ["cat", "CAT", "fire alarm", "normal", "Classification:", "not", " ", "\n", ".", "*", "\u2028"]
 )

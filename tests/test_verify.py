@@ -56,6 +56,10 @@ FAULTS = {
         f"{concluded(CLEAN)}\nI hope this helps.",
         "",
     ],
+    "several": [
+        "\n".join([CLEAN, *map(CARD.final_line, CARD.names), CARD.final_line("fire alarm")]),
+        f"{concluded(CLEAN, 'not normal')}\n{CARD.final_line('fire alarm')}",
+    ],
     "wrong_label": [concluded(CLEAN, "normal")],
     "refusal": [
         concluded("I'm sorry, but I can't help with the content of this clip."),
@@ -87,6 +91,7 @@ PASSING = [
     concluded("Frame 1: a man walks in. Frame 2: a man sits down. Frame 3: the pan burns brightly."),
     concluded("厨房里有明亮的火焰和浓烟。"),
     f"{CLEAN}\n**Classification: Fire Alarm.**\n\n",
+    f"{concluded(CLEAN)}\n{CARD.final_line('Fire Alarm')}",
 ]
 
 

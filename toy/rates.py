@@ -21,6 +21,7 @@ OF_CLASS = ("size", "motion")
 MARGINS, AGREEMENTS = (0.0, 1.0), (0.75, 0.9)
 CHECKS = (
     "no_label",
+    "several",
     "wrong_label",
     "refusal",
     "repetition",
@@ -39,7 +40,7 @@ SETS = {
 # What a user would turn on → which flags drop a row.
 FILTERS = {
     "none": (),
-    "`checks: label_match`": ("no_label", "wrong_label"),
+    "`checks: label_match`": ("no_label", "several", "wrong_label"),
     "`checks: all`": ("objection",),
     "all, `rebuild: words`": ("objection", "words 0"),
     "all, `rebuild: words`, margin 1": ("objection", "words 1"),

@@ -174,39 +174,47 @@ class TaskCard:
         """The ONE label parser: the class that the last line of `text` names (or its open answer), or None.
 
         The last non-empty line, without `Classification:`, quotes, emphasis and the closing full stop, must equal
-        exactly one class name (case and spacing aside). "cat or dog", "not cat" and unknown names give None.
+        exactly one class name (case and spacing aside). "cat or dog", "not cat" and unknown names give None, and so
+        do lines with `Classification:` that do not all name one class: an enumeration ends in the right one too.
 
         Args:
             text (`str`): What a model wrote.
             require_prefix (`bool`, *optional*, defaults to `False`): Whether `Classification:` must stand there, as
                 it must in a rationale.
         """
-        if self.is_open:
-            return self._open_answer(text, require_prefix=require_prefix)[0]
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        if not lines:
-            return None
-        last = lines[-1].strip("*_`\"' ")
-        has_prefix = last.casefold().startswith(FINAL_LINE.casefold())
-        if require_prefix and not has_prefix:
-            return None
-        said = normalise(last.partition(":")[2] if has_prefix else last)
-        by_name = {normalise(name): name for name in self.labels}
-        return by_name.get(said)
+        return self._read(text, require_prefix=require_prefix)[0]
 
     def unread(self, text: str, *, require_prefix: bool = True) -> str | None:
-        """Why `parse_label` finds nothing in `text` (`no_label`, or a code of `AnswerType.read`), or None."""
-        if self.is_open:
-            return self._open_answer(text, require_prefix=require_prefix)[1]
-        return "no_label" if self.parse_label(text, require_prefix=require_prefix) is None else None
+        """Why `parse_label` finds nothing in `text`, or None: `no_label`, `several` (final lines that disagree), or of
+        an open answer a code of `AnswerType.read`."""
+        return self._read(text, require_prefix=require_prefix)[1]
 
     def objection(self, text: str, gold: str, *, require_prefix: bool = True) -> str | None:
         """Why `text` does not conclude `gold`, or None. The ONE verifier, of rationales and of greedy answers: a class
         must be the gold one (`wrong_label`), an open answer near it (the codes of `AnswerType.objection`)."""
-        said = self.parse_label(text, require_prefix=require_prefix)
+        said, reason = self._read(text, require_prefix=require_prefix)
         if said is None:
-            return self.unread(text, require_prefix=require_prefix)
+            return reason
         return self.answer.objection(said, gold) if self.is_open else None if said == gold else "wrong_label"
+
+    def _read(self, text: str, *, require_prefix: bool) -> tuple[str | None, str | None]:
+        """`(label, None)` or `(None, reason)`; what the parser and the verifier say rests on this alone."""
+        return (self._open_answer if self.is_open else self._class)(text, require_prefix=require_prefix)
+
+    def _class(self, text: str, *, require_prefix: bool) -> tuple[str | None, str | None]:
+        """`(name, reason)` of the last line. A `Classification:` before it counts wherever in a line it stands, as in
+        `without_final_line`."""
+        lines = [line.strip().strip("*_`\"' ") for line in text.splitlines() if line.strip()]
+        has_prefix = bool(lines) and lines[-1].casefold().startswith(FINAL_LINE.casefold())
+        if not lines or (require_prefix and not has_prefix):
+            return None, "no_label"
+        by_name = {normalise(name): name for name in self.labels}
+        last = by_name.get(normalise(lines[-1].partition(":")[2] if has_prefix else lines[-1]))
+        if last is None:
+            return None, "no_label"
+        before = [CONCLUSION.split(normalise(line), maxsplit=1)[1:] for line in lines[:-1]]
+        said = {by_name.get(normalise(rest)) for found in before for rest in found}
+        return (None, "several") if said - {last} else (last, None)
 
     def _open_answer(self, text: str, *, require_prefix: bool) -> tuple[str | None, str | None]:
         """`(value, reason)` of the last line; final lines that disagree are an enumeration."""

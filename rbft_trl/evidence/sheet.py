@@ -118,10 +118,10 @@ def _decided(sample: Sample, row: dict[str, str], card: TaskCard, place: str) ->
         return sample | {"verdict": "dropped", "reason": "reviewed", "reviewed": True}
     if not card.without_final_line(text).strip():
         raise UserError(f"{place}: clip '{sample['id']}' is kept without any reasoning; write some, or drop it")
-    if label is not None and card.objection(text, label):
+    if label is not None and (why := card.objection(text, label)):
+        wrong = "has final lines that disagree" if why == "several" else "has another last line"
         raise UserError(
-            f"{place}: clip '{sample['id']}' is kept but its last line is not '{card.final_line(label)}'; write it "
-            "so, or drop it"
+            f"{place}: clip '{sample['id']}' is kept but {wrong}; write '{card.final_line(label)}' alone, or drop it"
         )
     verdict = "unlabelled" if label is None else "kept"
     kept = {"text": text} if edited else {}

@@ -40,8 +40,8 @@ CITED = re.compile(
 
 
 def no_label(text: str, card: TaskCard) -> str | None:
-    """The last line must be `Classification: <name>` with exactly one class of the card, or `Answer: ` with one open
-    answer (then the code says what is wrong with it)."""
+    """The last line must be `Classification: <name>` with exactly one class of the card, the same as in any such line
+    before it (else `several`), or `Answer: ` with one open answer (then the code says what is wrong with it)."""
     return card.unread(text)
 
 
@@ -123,8 +123,8 @@ def check_rationales(
             (`reviewed`) stays.
         card (`TaskCard`): Names, final line and prompts.
         mode (`str`): `"none"` keeps all, as the paper does, and warns with the share of wrong final lines;
-            `"label_match"` drops `no_label` and `wrong_label`; `"all"` applies every check of a single text. The first
-            reason found is stored; what explains a missing final line (refusal, loop, echo) is looked at first.
+            `"label_match"` drops `no_label`, `several` and `wrong_label`; `"all"` applies every check of one text. The
+            first reason found is stored; what explains a missing final line (refusal, loop, echo) is looked at first.
         limits (`Limits`, *optional*): Thresholds of the checks that look beyond the text; without any they are off.
 
     Returns:
