@@ -18,6 +18,12 @@ from rbft_trl.evidence.stats import POINTS, compare_all
 
 GAP, GAIN = 9.0, 4.0  # points, of the positive control: true rationales, and the treatment
 SOURCES = (10, 50, 100, 500)
+UNEVEN = {  # relative numbers of clips of the sources
+    "20 sources, the k-th holds 1/k of the first": tuple(1 / k for k in range(1, 21)),
+    "100 sources, the k-th holds 1/k of the first": tuple(1 / k for k in range(1, 101)),
+    "20 sources, one holds half": (19, *[1] * 19),
+    "10 sources, one holds 70 %": (21, *[1] * 9),
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class World:
         draws (`int`): Draws of labelled clips.
         clips (`int`): Test clips.
         groups (`int`): Their sources.
+        sizes (`tuple`): Relative numbers of clips of the sources, instead of `groups` of one size.
         draw_sd (`float`): Points by which the difference of two arms varies between draws, apart from the clips.
         accuracy (`float`): Of `direct`, a share.
         difficulty, source, taste, source_taste (`float`): Sd of latent effects, in units of the noise of one answer:
@@ -40,6 +47,7 @@ class World:
     draws: int = 5
     clips: int = 1000
     groups: int = 100
+    sizes: tuple[float, ...] = ()
     draw_sd: float = 2.5
     accuracy: float = 0.55
     difficulty: float = 1.0
@@ -52,8 +60,11 @@ class World:
 def simulate(world: World, rng: np.random.Generator) -> dict[str, Outcomes]:
     """One comparison: outcomes of `direct` and of every arm of `world.gains`."""
     groups = np.arange(world.clips) % world.groups
+    if world.sizes:
+        ends = np.cumsum(world.sizes) / np.sum(world.sizes)
+        groups = np.searchsorted(ends, (np.arange(world.clips) + 0.5) / world.clips)
     keys = tuple((str(i), "0", str(g)) for i, g in enumerate(groups))
-    shared = rng.normal(0, world.difficulty, world.clips) + rng.normal(0, world.source, world.groups)[groups]
+    shared = rng.normal(0, world.difficulty, world.clips) + rng.normal(0, world.source, groups.max() + 1)[groups]
     others = world.difficulty**2 + world.source**2 + world.taste**2 + world.source_taste**2 + 1
     level = norm.ppf(world.accuracy)
     # a shift of x latent units moves the accuracy by density(level) · x / sd, so this is draw_sd in latent units
@@ -63,7 +74,7 @@ def simulate(world: World, rng: np.random.Generator) -> dict[str, Outcomes]:
     for arm, gain in {"direct": 0.0, **world.gains}.items():
         latent = norm.ppf(world.accuracy + gain / POINTS) * total + shared
         latent = latent + rng.normal(0, world.taste, world.clips)
-        latent = latent + rng.normal(0, world.source_taste, world.groups)[groups]
+        latent = latent + rng.normal(0, world.source_taste, groups.max() + 1)[groups]
         latent = latent + rng.normal(0, wobble, world.draws)[:, None]
         said = (latent + rng.normal(0, 1, (world.draws, world.clips)) <= 0).astype(np.int64)
         made[arm] = Outcomes(keys, ("0", "1"), gold, said, groups)
@@ -160,6 +171,13 @@ def main() -> None:
         for draw_sd in (0.0, 2.0, 3.0) if draws > 1 else (0.0,):
             worlds = [positive(draws=draws, groups=groups, draw_sd=draw_sd) for groups in SOURCES]
             line(f"{draws}, {draw_sd:g} points", *(coverage(world, repetitions=repetitions) for world in worlds))
+    tastes = (0.0, 0.1, 0.4)
+    head("uneven sources", "draws", *(f"sources differ by {taste:g}" for taste in tastes))
+    for name, sizes in UNEVEN.items():
+        for draws in (1, 5, 10):
+            sd = {"draws": draws, "draw_sd": 2.5 if draws > 1 else 0.0}
+            worlds = [positive(sizes=sizes, source_taste=taste, **sd) for taste in tastes]
+            line(name, draws, *(coverage(world, repetitions=repetitions) for world in worlds))
 
 
 def head(*titles: str) -> None:

@@ -7,6 +7,7 @@ Command: python rbft_trl/compare.py recipes/toy/compare.yaml
 
 import dataclasses
 import datetime
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rbft_trl.data.jsonl import write_json
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.controls import oracle_samples
+from rbft_trl.evidence.intervals import effective_sources
 from rbft_trl.evidence.power import power_before
 from rbft_trl.evidence.report import build_report
 from rbft_trl.evidence.results import write_results
@@ -57,7 +59,8 @@ def main(argv: list[str]) -> dict[str, Any]:
     check_oracle(run)
     check_pool(run)
     tested = run.task(first_place(args)).of_split("test")
-    groups, trained = len({row["group"] for row in tested}), sum(arm.trained is not None for arm in arms.values())
+    groups = effective_sources([*Counter(row["group"] for row in tested).values()])
+    trained = sum(arm.trained is not None for arm in arms.values())
     print(power_before(len(tested), groups, args.seeds, num_arms=max(trained - 1, 1))["sentence"], flush=True)
     rungs = []
     for shots in args.shots or [None]:

@@ -12,6 +12,7 @@ from rbft_trl import check
 from rbft_trl.data.jsonl import write_jsonl
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
+from rbft_trl.evidence.findings import overview
 from tests.helpers import toy_recipe
 
 REPOSITORY = Path(__file__).parents[1]
@@ -43,6 +44,19 @@ def report_of(card: Path, *more: str) -> tuple[int, dict]:
 
 def kinds(report: dict) -> set[tuple[str, str]]:
     return {(finding["level"], finding["kind"]) for finding in report["findings"]}
+
+
+def test_uneven_sources_of_the_test_split_show_less() -> None:
+    card = TaskCard.from_yaml(REPOSITORY / "recipes/tasks/toy.yaml", with_data=False)
+    shows = []
+    for first in (10, 810):  # 100 sources of 10 clips; one of 810, the others of 2 or 1
+        rows = [
+            {"id": str(i), "split": "test", "label": card.names[0], "group": max(0, i - first)} for i in range(1000)
+        ]
+        for row in rows:
+            row["group"] = row["group"] * 99 // (1000 - first)
+        shows.append(overview(card, rows, {row["id"]: {} for row in rows}, {})["test_shows"])
+    assert shows[0] < 20 and shows[1] is None, "one source of 810 clips is worth 1.5 sources"
 
 
 def test_the_first_draft_is_a_card_that_loads(card: Path, folder: Path) -> None:

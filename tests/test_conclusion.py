@@ -18,7 +18,8 @@ def pair(arm: str, difference: float, *, family: str = "treatments", size: int =
     made = {"arm": arm, "baseline": baseline, "family": family, "family_size": size, "difference": difference}
     made |= {"interval": [difference - 2, difference + 2], "p": p, "p_corrected": min(1.0, p * size), "n": 1000}
     made["simultaneous"] = [difference - 3, difference + 3] if size > 1 else made["interval"]
-    made |= {"num_groups": 100, "num_draws": 5, "covers": "clips and draws", "smallest_detectable": {"points": 2.9}}
+    made |= {"num_groups": 100, "effective_groups": 100.0, "num_draws": 5, "covers": "clips and draws"}
+    made |= {"smallest_detectable": {"points": 2.9}}
     return made | more
 
 
@@ -76,8 +77,8 @@ def test_true_rationales_that_do_not_help_end_the_search() -> None:
         ([oracle(0.9), oracle(9, "oracle_guideline")], "sees"),
         ([oracle(0.9), oracle(-1, "oracle_guideline")], "cannot help"),
         ([oracle(0.9, num_draws=1)], "unsure"),  # the luck of the draw is not in the interval
-        ([oracle(0.9, num_groups=9)], "unsure"),
-        ([oracle(9, num_groups=9)], "unsure"),
+        ([oracle(0.9, num_groups=9, effective_groups=9.0)], "unsure"),
+        ([oracle(9, num_groups=9, effective_groups=9.0)], "unsure"),
         ([oracle(9, p_corrected=0.06)], "unsure"),
     ],
 )
@@ -148,8 +149,12 @@ def test_few_draws_and_few_sources_are_said() -> None:
     one = conclude([pair("rbft", BETTER, num_draws=1, covers="clips only")])
     assert "1,000 clips, 1 draw, so the interval covers the clips only and not the luck of the draw)" in one
     assert "3 draws, which are few: the interval may be too narrow)" in conclude([pair("rbft", BETTER, num_draws=3)])
-    few = conclude([pair("rbft", BETTER, num_groups=9)])
+    few = conclude([pair("rbft", BETTER, num_groups=9, effective_groups=9.0)])
     assert few.startswith("No difference") and "which 9 sources of test clips are too few to trust" in few
+    uneven = conclude([pair("rbft", BETTER, num_groups=20, effective_groups=3.8)])
+    assert "which 20 sources of test clips, worth 4 of equal size, are too few to trust" in uneven
+    assert uneven.startswith("No difference") and is_one_sentence(uneven.partition(";")[0] + ".")
+    assert conclude([pair("rbft", BETTER, num_groups=10, effective_groups=9.99)]).startswith("RB-FT is better")
 
 
 def test_missing_arms_are_named() -> None:

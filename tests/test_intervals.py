@@ -15,7 +15,15 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
-from rbft_trl.evidence.intervals import bootstrap, estimate, holm, mcnemar, percentiles, share_of_gap
+from rbft_trl.evidence.intervals import (
+    bootstrap,
+    effective_sources,
+    estimate,
+    holm,
+    mcnemar,
+    percentiles,
+    share_of_gap,
+)
 from rbft_trl.evidence.metrics import wilson_interval
 from rbft_trl.evidence.power import detectable, detectable_from_clips, detectable_from_draws, power_before
 
@@ -32,6 +40,17 @@ def test_draws_alone_are_a_t_test_over_draws() -> None:
     found, known = estimate(np.repeat(effects[:, None], 50, axis=1), np.arange(50)), ttest_1samp(effects, 0)
     assert found.interval() == pytest.approx(list(known.confidence_interval(0.95)))
     assert found.p == pytest.approx(known.pvalue) and found.df == pytest.approx(4)
+
+
+def test_uneven_sources_count_as_fewer() -> None:
+    assert effective_sources([7] * 20) == 20 and effective_sources([19, *[1] * 19]) == pytest.approx(3.8)
+    sources = np.repeat(np.arange(20), [190, *[10] * 19])
+    assert estimate(np.random.default_rng(0).normal(0, 1, (1, 380)), sources).df == pytest.approx(2.8)
+    effects = np.array([-4.0, -1.0, 0.0, 2.0, 9.0])
+    found, known = estimate(np.repeat(effects[:, None], 380, axis=1), sources), ttest_1samp(effects, 0)
+    assert found.interval() == pytest.approx(list(known.confidence_interval(0.95))), "draws do not depend on sources"
+    lonely = estimate(np.random.default_rng(0).normal(0, 1, (3, 380)), np.arange(380) // 379)
+    assert np.isfinite(lonely.interval(at_once=15)).all()
 
 
 def test_equal_draws_are_one_draw() -> None:
@@ -164,7 +183,7 @@ def test_before_a_run_it_is_said_what_cannot_be_seen() -> None:
     assert plan["points"] == pytest.approx(5.4, abs=0.1)
     assert (
         f"under {plan['points']:.1f} points" in plan["sentence"]
-        and "1,000 test clips of 1,000 sources, 5 draws" in plan["sentence"]
+        and "1,000 test clips of 1,000 effective sources, 5 draws" in plan["sentence"]
     )
     assert power_before(1000, 1000, 10)["points"] < plan["points"] < power_before(1000, 20, 5)["points"]
     assert power_before(1000, 1000, 5, num_arms=15)["points"] > plan["points"]

@@ -47,6 +47,7 @@ def test_figures_of_a_pair_by_hand() -> None:
     pair = compare_arms(*outcomes(20, 10), arm="rbft", baseline="direct")
     assert pair["difference"] == pytest.approx(20.0)
     assert (pair["n"], pair["num_groups"], pair["num_draws"]) == (100, 100, 2)
+    assert pair["effective_groups"] == 100.0
     assert pair["per_draw"][0]["only_arm"] == 30 and pair["per_draw"][0]["only_baseline"] == 10
     assert pair["per_draw"][0]["mcnemar_p"] == pytest.approx(mcnemar(30, 10)) == pytest.approx(0.00222, abs=2e-5)
     assert pair["discordance"] == pytest.approx(0.4)

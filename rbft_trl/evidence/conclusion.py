@@ -8,7 +8,7 @@ from typing import Any
 from rbft_trl.evidence.table import p_value, signed_points
 
 Pair = dict[str, Any]
-FEWEST_GROUPS = 10  # fewer sources of clips say too little of others: nothing is claimed
+FEWEST_GROUPS = 10  # fewer (effective) sources of clips say too little of others: nothing is claimed
 FEWEST_DRAWS = 5  # with fewer, intervals of 95 % held the truth in 91 % at worst (docs/statistics.md)
 MIN_ORACLE_GAIN = 3.0  # points; below, no filter of rationales could win more than noise
 ALPHA = 0.05
@@ -149,7 +149,7 @@ def _side(pair: Pair) -> int:
 
 
 def _enough(pair: Pair) -> bool:
-    return pair["num_groups"] >= FEWEST_GROUPS
+    return round(pair["effective_groups"]) >= FEWEST_GROUPS  # rounded: ten of nearly one size are ten
 
 
 def _size(pair: Pair) -> str:
@@ -172,7 +172,9 @@ def _figures(pair: Pair, *, counts: bool = True, family: bool = True) -> str:
     if many:
         text += f" for all {pair['family_size']} at once, corrected p {_equals(pair['p_corrected'])}"
     if not _enough(pair):
-        text += f", which {pair['num_groups']} sources of test clips are too few to trust"
+        worth = round(pair["effective_groups"])
+        uneven = f", worth {worth} of equal size," if worth < pair["num_groups"] else ""
+        text += f", which {pair['num_groups']} sources of test clips{uneven} are too few to trust"
     if not counts:
         return text
     draws = f"{pair['num_draws']} draws" if pair["num_draws"] > 1 else "1 draw"

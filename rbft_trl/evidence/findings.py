@@ -17,6 +17,7 @@ from rbft_trl.data.task import TaskCard, normalise
 from rbft_trl.data.video import TEMPORAL_PATCH
 from rbft_trl.errors import quoted
 from rbft_trl.evidence.answers import grouped
+from rbft_trl.evidence.intervals import effective_sources
 from rbft_trl.evidence.power import detectable_from_clips
 
 Row = dict[str, Any]
@@ -206,7 +207,8 @@ def overview(
     Returns:
         `dict`: `splits` (clips, pool, sources and clips per class of each split, of open answers per bucket),
         quantiles (0, 25, 50, 75, 100 %) of `values` (see `distributions`), `codecs`, and `test_shows`: the smallest
-        difference in points that the sources of the test split show with 80 % power, None if they show none.
+        difference in points that the sources of the test split (their effective number) show with 80 % power, None if
+        they show none.
     """
     splits = {}
     names, group = grouped(card, [row["label"] for row in rows if row["label"] is not None])
@@ -219,8 +221,9 @@ def overview(
             "sources": len({row["group"] for row in inside}),
             "classes": {name: counts[name] for name in names},
         }
-    tested = splits["test"]["sources"]
-    shows = round(detectable_from_clips(tested, DISCORDANCE), 1) if tested else None
+    tested = Counter(row["group"] for row in rows if row["split"] == "test")
+    sources = effective_sources([*tested.values()]) if tested else None
+    shows = round(detectable_from_clips(sources, DISCORDANCE), 1) if sources else None
     codecs = Counter(manifest[row["id"]].get("codec") for row in rows)
     return {
         "splits": splits,

@@ -40,9 +40,11 @@ def estimate(values: np.ndarray, groups: np.ndarray) -> Estimate:
     All draws share one test set, so draws and sources of clips are crossed: a figure varies with the draw (A), with
     the source (B), and with both (AB), and the variance of the grand mean is A/D + B/G + AB/(DG). The three are
     estimated by sums of squares, as in a two-way analysis of variance with random effects; a negative one counts as 0.
-    The degrees of freedom are Satterthwaite's (1946), so five draws get the wide tails of five draws, and ten sources
-    those of ten. With one draw only B can be estimated. At least the variance is assumed that three discordant clips
-    of N would give: none seen does not mean that there are none (rule of three).
+    Where sources are uneven, their sums of squares are those of CR2 (Bell and McCaffrey, 2002), and have one degree
+    of freedom less than there are [`effective_sources`]. The degrees of freedom of the whole are Satterthwaite's
+    (1946), so five draws get the wide tails of five draws, and ten sources those of ten. With one draw only B can be
+    estimated. At least the variance is assumed that three discordant clips of N would give: none seen does not mean
+    that there are none (rule of three).
 
     Args:
         values (`np.ndarray` float64 `[D, N]`): One figure per draw and clip.
@@ -54,20 +56,31 @@ def estimate(values: np.ndarray, groups: np.ndarray) -> Estimate:
     return _from_sums(_sums(values, groups), np.bincount(groups))
 
 
+def effective_sources(sizes: Sequence[int]) -> float:
+    """How many sources of one size say as much as these, (sum n)² / sum n² (Kish, 1965): G where all have one size,
+    3.8 where one of 20 holds half of the clips.
+
+    Args:
+        sizes (`list[int]`): Clips per source.
+    """
+    return float(np.sum(sizes) ** 2 / np.square(sizes).sum())
+
+
 def _from_sums(sums: np.ndarray, sizes: np.ndarray) -> Estimate:
     """[`estimate`] from sums per draw and source `[D, G]`, and the number of clips per source `[G]`."""
-    num_draws, num_groups, num_clips = *sums.shape, int(sizes.sum())
+    num_draws, num_groups, num_clips = len(sums), effective_sources(sizes), int(sizes.sum())
     mean = float(sums.sum() / (num_draws * num_clips))
     cells = (sums - mean * sizes) / (num_draws * num_clips)
     of_draws, of_groups = cells.sum(1), cells.sum(0)
-    ddf, gdf = max(num_draws - 1, 1), max(num_groups - 1, 1)
-    by_group = np.square(of_groups).sum() * num_groups / gdf
+    ddf, gdf = max(num_draws - 1, 1), max(num_groups - 1, 1)  # below 1 a t distribution has no use
+    left = np.maximum(1 - sizes / num_clips, 1 / num_clips)  # a source pulls the mean towards itself by its share
+    by_group = (np.square(of_groups) / left).sum()
     if num_draws == 1:
         variance, df = by_group, float(gdf)
     else:
         by_draw = np.square(of_draws).sum() * num_draws / ddf
-        rest = cells - of_draws[:, None] / num_groups - of_groups / num_draws
-        by_both = np.square(rest).sum() * num_draws * num_groups / (ddf * gdf)
+        rest = cells - of_draws[:, None] * sizes / num_clips - of_groups / num_draws
+        by_both = (np.square(rest) / left).sum() * num_draws / ddf
         variance = by_both + max(by_draw - by_both, 0) + max(by_group - by_both, 0)
         spread = by_draw**2 / ddf + by_group**2 / gdf + by_both**2 / (ddf * gdf)
         df = variance**2 / spread if spread else float(gdf)

@@ -13,7 +13,7 @@ POWER = 0.8
 DISCORDANCE, REPEATED, DRAW_SD, WITHIN_SOURCE = 0.25, 0.5, 3.0, 0.05  # assumed before a run, see `power_before`
 
 
-def power_before(num_clips: int, num_groups: int, num_draws: int, *, num_arms: int = 1) -> dict[str, Any]:
+def power_before(num_clips: int, num_groups: float, num_draws: int, *, num_arms: int = 1) -> dict[str, Any]:
     """The smallest difference that a comparison is going to see with 80 % power, before anything is trained.
 
     Assumed: the difference of two arms varies by 3 points (sd) from draw to draw, the arms disagree on 25 % of the
@@ -21,7 +21,7 @@ def power_before(num_clips: int, num_groups: int, num_draws: int, *, num_arms: i
 
     Args:
         num_clips (`int`): Test clips.
-        num_groups (`int`): Sources of the test clips.
+        num_groups (`float`): Sources of the test clips; where they are uneven, their effective number.
         num_draws (`int`): Draws of labelled clips; one tells nothing of the luck of the draw, which is then left out.
         num_arms (`int`, *optional*, defaults to 1): Arms that are corrected for (Bonferroni's share of 5 %).
 
@@ -40,9 +40,9 @@ def power_before(num_clips: int, num_groups: int, num_draws: int, *, num_arms: i
     draws = "1 draw (the luck of the draw is left out)" if num_draws == 1 else f"{num_draws} draws"
     arms = "" if num_arms == 1 else f" and {num_arms} arms that are corrected for"
     sentence = (
-        f"Before the run: with {num_clips:,} test clips of {num_groups:,} sources, {draws}{arms}, differences "
-        f"under {points:.1f} points are likely to be missed (80 % power; assumed: the difference varies by "
-        f"{DRAW_SD:g} points between draws, the arms disagree on {DISCORDANCE:.0%} of the clips)."
+        f"Before the run: with {num_clips:,} test clips of {num_groups:,.0f} effective sources, {draws}{arms}, "
+        f"differences under {points:.1f} points are likely to be missed (80 % power; assumed: the difference varies "
+        f"by {DRAW_SD:g} points between draws, the arms disagree on {DISCORDANCE:.0%} of the clips)."
     )
     return {"points": points, "sentence": sentence}
 
@@ -60,11 +60,11 @@ def detectable(se: float, df: float, *, at_once: int = 1) -> float:
     return se * float(nctdtrinc(df, 1 - POWER, stdtrit(df, 1 - 0.025 / at_once)))  # noncentral t
 
 
-def detectable_from_clips(num_clips: int, discordance: float) -> float:
+def detectable_from_clips(num_clips: float, discordance: float) -> float:
     """Smallest difference in points that a two-sided 5 % test finds with 80 % power, from the clips alone.
 
     Args:
-        num_clips (`int`): Clips (or source groups, if clips of a group agree).
+        num_clips (`float`): Clips (or effective source groups, if clips of a group agree).
         discordance (`float`): Share of clips on which the arms disagree; at least 3 / n is assumed, as none seen in n
             clips does not mean that there are none (rule of three).
     """

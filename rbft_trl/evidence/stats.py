@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from rbft_trl.evidence.conclusion import BOTH, CLIPS_ONLY, conclude, verdict
-from rbft_trl.evidence.intervals import Estimate, estimate, holm, mcnemar, percentiles, share_of_gap
+from rbft_trl.evidence.intervals import (
+    Estimate,
+    effective_sources,
+    estimate,
+    holm,
+    mcnemar,
+    percentiles,
+    share_of_gap,
+)
 from rbft_trl.evidence.metrics import harmonic_mean
 from rbft_trl.evidence.outcomes import Outcomes, Prediction, from_predictions, read_outcomes
 from rbft_trl.evidence.power import POINTS, detectable, detectable_from_clips, detectable_from_draws
@@ -96,9 +104,10 @@ def compare_arms(
 
     Returns:
         `dict`: `difference` (points), `interval` (95 %, this pair alone), `simultaneous` (95 % for the family at
-        once), `bootstrap_interval` (percentiles, beside them), `p`, `se`, `df`, `n`, `num_groups`, `num_draws`,
-        `covers` ("clips and draws", or "clips only" with one draw), `per_draw` (with exact McNemar p), `over_draws`
-        (mean and sd of the difference), `discordance` and `smallest_detectable` (points, 80 % power: by formula from
+        once), `bootstrap_interval` (percentiles, beside them), `p`, `se`, `df`, `n`, `num_groups`,
+        `effective_groups` (see [`effective_sources`]), `num_draws`, `covers` ("clips and draws", or "clips
+        only" with one draw), `per_draw` (with exact McNemar p), `over_draws` (mean and sd of the difference),
+        `discordance` and `smallest_detectable` (points, 80 % power: by formula from
         the clips, from the draws, and `points` from the error that was found and the size of the family).
     """
     right, other = first.right, second.right
@@ -126,6 +135,7 @@ def compare_arms(
         "df": found.df,
         "n": gain.shape[1],
         "num_groups": int(first.groups.max()) + 1,
+        "effective_groups": effective_sources(np.bincount(first.groups)),
         "num_draws": len(gain),
         "covers": BOTH if len(gain) > 1 else CLIPS_ONLY,
         "per_draw": per_draw,
