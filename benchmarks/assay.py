@@ -102,6 +102,7 @@ def assay(world: World, *, repetitions: int, seed: int = 0) -> dict[str, float]:
         of = {pair["arm"]: pair for pair in pairs if pair["baseline"] == "direct"}
         claimed = [*found["better"], *found["worse"]]
         assert bool(found["better"]) == ("better than step-matched direct SFT by" in sentence), sentence
+        assert all(of[arm]["simultaneous"][0] > 0 for arm in found["better"]), "a claim with an interval that holds 0"
         assert (found["oracle"] == CANNOT) == ("even the true ones do not gain" in sentence), sentence
         said["held"].append(_holds(of[treatments[0]]["interval"], world.gains[treatments[0]]))
         said["all_held"].append(all(_holds(of[arm]["simultaneous"], world.gains[arm]) for arm in treatments))

@@ -128,6 +128,23 @@ def test_the_best_of_many_arms_is_told_after_correction() -> None:
     assert is_one_sentence(said)
 
 
+def test_a_larger_difference_that_is_not_sure_is_said() -> None:
+    unsure = pair("joint", 6.0, size=2, p_corrected=0.2)
+    said = conclude([unsure, pair("star", 5.0, size=2)])
+    assert said.startswith(
+        "Of 2 arms, star (the larger difference of joint is not sure) is better than step-matched direct SFT by 5.0 "
+    )
+
+
+def test_what_an_oracle_arm_is_said_to_gain_is_corrected_as_the_claim_is() -> None:
+    controls = [oracle(2.9, size=2, p_corrected=0.06), pair("shuffled", 0.0, family="controls", size=2)]
+    said = conclude([pair("rbft", SAME), *controls])
+    assert "help here (+2.9 points, 95 % interval -0.1 to 5.9 for all 2 at once, corrected p = 0.060)" in said
+    assert "see: oracle rationales gain 9.1 points, 95 % interval 6.1 to 12.1 for all 2 at once" in conclude(
+        [pair("rbft", SAME), oracle(9.1, size=2), controls[1]]
+    )
+
+
 def test_none_of_many_arms() -> None:
     treatments = [pair(arm, gain, size=3) for arm, gain in {"rbft": WORSE, "star": 2.4, "joint": -4}.items()]
     assert verdict(treatments)["better"] == [], "0.03 is not enough for three arms"

@@ -11,7 +11,6 @@ from scipy.stats import binomtest, t, ttest_1samp
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
@@ -19,7 +18,6 @@ from rbft_trl.evidence.intervals import (
     bootstrap,
     effective_sources,
     estimate,
-    holm,
     mcnemar,
     percentiles,
     share_of_gap,
@@ -110,16 +108,6 @@ def test_a_share_of_what_may_be_nothing_has_no_bounds() -> None:
     assert share_of_gap(gap / 2, -gap - 5, np.arange(200)) is None  # true rationales hurt
     assert share_of_gap(gap, gap + 1, np.zeros(200, int)) is not None
     assert share_of_gap(gap + 1, gap + 1, np.arange(200))["interval"] == pytest.approx([1, 1], abs=0.03)
-
-
-@pytest.mark.parametrize("num", [1, 2, 5, 20])
-def test_holm_is_statsmodels(num: int) -> None:
-    p_values = np.random.default_rng(num).random(num) ** 3
-    assert holm(p_values) == pytest.approx(list(multipletests(p_values, method="holm")[1]))
-
-
-def test_holm_by_hand() -> None:
-    assert holm([0.03, 0.01, 0.04]) == pytest.approx([0.06, 0.03, 0.06]) and holm([]) == []
 
 
 @given(st.integers(0, 60), st.integers(0, 60))

@@ -70,6 +70,8 @@ def _main_part(treatments: list[Pair], found: dict[str, Any]) -> str:
     if found["better"]:
         best, *others = (pair for pair in treatments if pair["arm"] in found["better"])
         subject = f"The best of {len(treatments)} arms, {title(best)}," if many else title(best)
+        if larger := ", ".join(map(title, treatments[: treatments.index(best)])):
+            subject = f"Of {len(treatments)} arms, {title(best)} (the larger difference of {larger} is not sure)"
         others = [title(pair) for pair in others if pair["arm"] != "rbft"]  # which has a part of its own
         also = f"; also better after correction: {', '.join(others)}" if others else ""
         size = f"{_size(best)} points ({_figures(best)}){_share(best)}"
@@ -107,7 +109,8 @@ def _oracle_part(pairs: list[Pair], found: dict[str, Any]) -> str:
         return "no oracle arm was run, so it is not known whether this comparison can see a gain from rationales"
     widest = max(oracles, key=lambda pair: pair["interval"][1])
     shown = next((pair for pair in oracles if _sees(pair)), widest)
-    gain = f"{signed_points(shown['difference'])} points, {_figures(shown, counts=False, family=False)}"
+    alone = found["oracle"] == CANNOT  # an equivalence test that every oracle arm has to pass: none is chosen
+    gain = f"{signed_points(shown['difference'])} points, {_figures(shown, counts=False, family=not alone)}"
     if found["oracle"] == SEES:
         return f"the comparison can see: {_true(shown)} gain {gain.removeprefix('+')}"
     if found["oracle"] == CANNOT:

@@ -1,4 +1,4 @@
-"""Intervals and tests of means over draws and source groups, shares of a gap, exact McNemar, Holm.
+"""Intervals and tests of means over draws and source groups, shares of a gap, exact McNemar.
 
 Input: one figure per draw and test clip. Output: estimates. docs/statistics.md has their measured error rates.
 """
@@ -120,16 +120,6 @@ def share_of_gap(gain: np.ndarray, gap: np.ndarray, groups: np.ndarray) -> dict[
             step *= 1.5
         bounds.append(float(brentq(excess, share, share + side * step)) if step < 1e4 else None)
     return None if None in bounds else {"share": share, "interval": bounds}
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number after Holm (1979): the chance that any of them is below 0.05 although no
-    difference is there is at most 5 %, whatever their correlation."""
-    corrected, highest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(np.argsort(p_values, kind="stable")):
-        highest = max(highest, min(1.0, p_values[place] * (len(p_values) - rank)))
-        corrected[place] = float(highest)
-    return corrected
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
