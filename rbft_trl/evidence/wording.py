@@ -32,15 +32,39 @@ MAYBE = set_of("could may might would possibly perhaps maybe if whether either o
 # "no person is seen in the normal yard" denies no class: a denial does not reach over these.
 BARRIERS = set_of("is are was were be been seen in on at near by to from with during that")
 FOUND = set_of("seen visible found present shown there detected observed likely happening occurring")
-GONE = set_of("absent missing excluded unlikely")
+GONE = set_of("absent missing excluded unlikely ruled")
+# "x does not fit", at the end of the clause only: a person may not fit through a window. "The label x is not right".
+FITS = set_of("fit fits fitting match matches matching apply applies applicable")
+RIGHT = set_of("right correct appropriate suitable") | FITS
+WRONG = set_of("wrong incorrect false")
+COPULA = set_of("is are was were")
+WOULD_BE = COPULA | set_of("would be seems clearly therefore")
+NOBODY = set_of("no nothing none nobody")  # begins a clause that ends "… is x": "nothing in it is x"
+RELATIVE = set_of("that there who when if as before after what why how whether")
+# With "not" behind one of these: a double denial.
+SINGLE = NO - set_of("neither nor unlike unlikely rather instead except apart")
 REACH = 5  # words between a denial and the name: "no signs of suspicious or abnormal …"
 # A name may be an everyday word. It is claimed at the end of its clause, before one of these, or after NAMED.
 AFTER_CLAIM = set_of("in on at here clip event class category label as with then")
 NAMED = set_of("class category label classification called named")
 NO_DENIAL = re.compile(
-    r"\bno (?:doubt|question|other than)\b|\bnone other than\b|\bnot only\b|\bwithout (?:a |any )?doubt\b"
-    r"|\bnothing (?:but|other than)\b|\b(?:can ?not|could not) be (?:ruled out|excluded|anything but)\b"
+    r"\b(?:no|little|not|never) (?:\w+ )?doubt(?:s|ed)?\b|\bno question\b|\bno(?:ne|thing)? other than\b|\bnot only\b"
+    r"|\bwithout (?:a |any )?doubt\b|\bnothing but\b|\bnot (?:deny|hide)\b"
+    r"|\b(?:can ?not|could not) be (?:ruled out|excluded|denied|anything but)\b"
+    r"|\bimpossible to (?:rule out|exclude|deny)\b"
 )
+# What denies without a word of NO, or reaches further than one; read as "not". Articles after it: a thing, no class.
+DENIAL = re.compile(
+    r"\b(?:(?:free|devoid) of|free from|far from)(?: any(?:thing)?\b)?(?! (?:an?|the|his|her|their)\b)"
+    r"|\banything but\b|\bother than\b(?! the\b)|\bno (?:reason|need|cause|grounds?) to\b"
+    r"|\b(?:rules?|ruling|(?:i|we|have|has|had) ruled) out\b|\bwrong to (?:call|say|label)\b"
+    r"|\b(?:this|that|which|it|much|evidence) (?:argues?|speaks?|points? away) (?:against|from)\b"
+    r"|(?<!\ba )(?<!\bthe )\b(?:little(?: to| that)?|(?:few|none|nothing|no(?! one))(?: \w+){0,3}?)"
+    r" (?:suggest(?:s|ed)?|indicat(?:es?|ed)|hint(?:s|ed)? at|point(?:s|ed)? (?:at|to|towards?)|speaks? for)\b"
+    r"(?:(?: that)? (?:it|this|the \w+) (?:is|was)\b)?"
+)
+OUT_OF_QUESTION = re.compile(r"\bout of (?:the )?question\b")
+ALSO = re.compile(r"\bso (?:is|are|was|were|do|does|did)\b")  # "so is x": what is said of x stands before
 
 
 def words(text: str) -> list[str]:
@@ -69,7 +93,8 @@ def claimed_and_denied(reasoning: str, card: TaskCard) -> tuple[set[str], set[st
     claimed, denied = set[str](), set[str]()
     plain = normalise(reasoning.replace("\u2019", "'"))
     for sentence in SENTENCE_END.split(re.sub(r"n't\b", " not", plain)):
-        for clause, turn in _clauses(NO_DENIAL.sub(" ", sentence), card):
+        said = OUT_OF_QUESTION.sub("excluded", ALSO.sub("perhaps", NO_DENIAL.sub(" ", sentence)))
+        for clause, turn in _clauses(DENIAL.sub(" not ", said), card):
             if turn:
                 claimed, denied = set(), set()
             no = {clause[i][0] for i in range(len(clause)) if clause[i][1] and _is_denied(clause, i)}
@@ -102,14 +127,22 @@ def _clauses(sentence: str, card: TaskCard) -> list[tuple[list[tuple[str, bool]]
 
 
 def _is_denied(clause: list[tuple[str, bool]], place: int) -> bool:
-    """A denial stands shortly before the name, or what follows says that it was not there."""
+    """A denial stands before the name, or what follows says that it was not there or does not fit."""
+    subject = [word for word, is_name in clause[:place] if not is_name]
+    if subject and subject[0] in NOBODY and set(subject[-2:]) & COPULA:
+        return not set(subject) & (RELATIVE | {"not"})
     before = [word for word, is_name in clause[max(0, place - REACH - 1) : place] if not is_name]
     for back, word in enumerate(reversed(before)):
         if word in NO:
-            return back == 0 or not set(before[len(before) - back :]) & BARRIERS
-    after = [word for word, is_name in clause[place + 1 :] if not is_name][:5]
-    nots = [i for i, word in enumerate(after) if word in ("not", "never", "cannot")]
-    return bool(set(after[:3]) & GONE) or any(set(after[i + 1 : i + 3]) & FOUND for i in nots)
+            twice = word in ("not", "without") and set(before[: -back - 1]) & SINGLE
+            return not twice and (back == 0 or not set(before[len(before) - back :]) & BARRIERS)
+    after = [word for word, is_name in clause[place + 1 :] if not is_name]
+    nots = [i for i, word in enumerate(after[:5]) if word in ("not", "never", "cannot")]
+    if not nots:
+        return bool(set(after[:3]) & GONE or (after and after[-1] in WRONG and set(after[:-1]) <= WOULD_BE))
+    tail = set(after[nots[0] + 1 :])
+    is_label = tail & NAMED or (place and clause[place - 1][0] in NAMED)
+    return any(set(after[i + 1 : i + 3]) & FOUND for i in nots) or after[-1] in FITS or bool(is_label and tail & RIGHT)
 
 
 def _is_claimed(clause: list[tuple[str, bool]], place: int) -> bool:
