@@ -8,6 +8,7 @@ from typing import Any
 
 from rbft_trl.classifier import VideoClassifier
 from rbft_trl.data.jsonl import read_jsonl
+from rbft_trl.data.task import TaskCard
 from rbft_trl.data.video import ClipError
 from rbft_trl.evidence.mistakes import choose
 from rbft_trl.start import Task
@@ -48,7 +49,7 @@ def mistake_strips(task: Task, cell: dict[str, Any], checkpoint: Path) -> list[d
         batch = shown[start : start + classifier.batch_size]
         texts = classifier.rationales([rows[clip["id"]] for clip in batch], [clip["frames"] for clip in batch])
         for clip, text in zip(batch, texts, strict=True):
-            clip |= {"text": task.card.without_final_line(text), "concludes": task.card.parse_label(text)}
+            clip |= {"text": written(text, task.card), "concludes": task.card.parse_label(text)}
     return [clip | {"frames": clip["frames"].frames} for clip in shown] + unread
 
 
@@ -62,12 +63,13 @@ def agreement(task: Task, cell: dict[str, Any], checkpoint: Path, *, most: int =
         most (`int`, *optional*, defaults to 100): Clips, taken evenly from those that could be read, in order of ids.
 
     Returns:
-        `dict`: `n`, and of these `same` (label as decided), `other` (another label) and `none` (no label).
+        `dict`: `n`, and of these `same` (a rationale for the label as decided), `other` (for another label), `none`
+        (no label) and `bare` (only a class name was written: there is no rationale to agree).
     """
     predictions = sorted((p for p in read_jsonl(cell["predictions"]) if p["scores"]), key=lambda p: p["id"])
     step = max(1, -(-len(predictions) // most))
     chosen = predictions[::step]
-    found = {"n": len(chosen), "same": 0, "other": 0, "none": 0}
+    found = {"n": len(chosen), "same": 0, "other": 0, "none": 0, "bare": 0}
     if not chosen:
         return found
     rows, collator = {row["id"]: row for row in task.rows}, task.collator()
@@ -78,5 +80,12 @@ def agreement(task: Task, cell: dict[str, Any], checkpoint: Path, *, most: int =
         texts = classifier.rationales(clips, [collator.read_row(row) for row in clips])
         for prediction, text in zip(batch, texts, strict=True):
             said = task.card.parse_label(text)
-            found["same" if said == prediction["prediction"] else "other" if said else "none"] += 1
+            bare = said is not None and not written(text, task.card)
+            found["bare" if bare else "same" if said == prediction["prediction"] else "other" if said else "none"] += 1
     return found
+
+
+def written(text: str, card: TaskCard) -> str:
+    """The rationale in what a model wrote: all before its final line, empty if that is no more than a class name."""
+    reasoning = card.without_final_line(text).strip()
+    return "" if "\n" not in reasoning and card.parse_label(reasoning) else reasoning

@@ -42,3 +42,4 @@ def test_agreement_of_text_and_decision_is_told() -> None:
     clip = {"id": "1", "label": "a", "prediction": "b", "why": "w", "text": "t", "scores": [("b", 0.5)],
             "frames": np.zeros((2, 28, 28, 3), np.uint8)}  # fmt: skip
     assert mistake_view(clip | {"concludes": "b"})["agrees"] and not mistake_view(clip | {"concludes": None})["agrees"]
+    assert not mistake_view(clip | {"concludes": "b", "text": ""})["agrees"], "a class name alone is no rationale"

@@ -210,7 +210,7 @@ def test_budgets_are_on_a_scale_of_factors() -> None:
 
 def test_everything_about_many_arms_is_shown(tmp_path: Path) -> None:
     made = many_arms(tmp_path, num_arms=5, num_classes=4)
-    counts = {"rbft": {"n": 50, "same": 40, "other": 7, "none": 3}}
+    counts = {"rbft": {"n": 50, "same": 40, "other": 5, "none": 3, "bare": 2}}
     build_report(made, tmp_path / "report.html", strips=[], agreement=counts, note=NOTE)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     for expected in (
@@ -227,7 +227,9 @@ def test_everything_about_many_arms_is_shown(tmp_path: Path) -> None:
         "On classes that were not trained: novel",
         "80 %",
         "67 to 89 %",
-        "14 %",
+        "10 %",
+        "no rationale",
+        "4 %",
         "6 %",
     ):
         assert expected in page.text

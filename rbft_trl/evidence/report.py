@@ -220,7 +220,7 @@ def card_view(card: str, found: dict[str, Any]) -> dict[str, Any]:
 def agreement_view(arm: str, counts: dict[str, int]) -> dict[str, Any]:
     """How often what a model writes ends in what it decides, with a Wilson interval."""
     low, high = wilson_interval(counts["same"], counts["n"])
-    figures = {key: f"{100 * counts[key] / counts['n']:.0f} %" for key in ("same", "other", "none")}
+    figures = {key: f"{100 * counts[key] / counts['n']:.0f} %" for key in ("same", "other", "none", "bare")}
     return figures | {"arm": arm, "n": f"{counts['n']:,}", "interval": f"{100 * low:.0f} to {100 * high:.0f} %"}
 
 
@@ -250,11 +250,11 @@ def strip_view(strip: dict[str, Any]) -> dict[str, Any]:
 
 
 def mistake_view(clip: dict[str, Any]) -> dict[str, Any]:
-    """One test clip to look at; `agrees` says whether what the model writes ends in what it decides."""
+    """One test clip to look at; `agrees` says whether its rationale, if there is one, ends in what it decides."""
     return {
         **{key: clip[key] for key in ("id", "label", "prediction", "why", "text")},
         "scores": [(name, f"{100 * score:.0f} %") for name, score in clip["scores"]],
-        "agrees": clip["concludes"] == clip["prediction"],
+        "agrees": bool(clip["text"]) and clip["concludes"] == clip["prediction"],
         "concludes": clip["concludes"],
         "png": None if clip["frames"] is None else encode_strip(clip["frames"], columns=4),
     }
