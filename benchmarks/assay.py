@@ -77,7 +77,7 @@ def simulate(world: World, rng: np.random.Generator) -> dict[str, Outcomes]:
         latent = latent + rng.normal(0, world.source_taste, groups.max() + 1)[groups]
         latent = latent + rng.normal(0, wobble, world.draws)[:, None]
         said = (latent + rng.normal(0, 1, (world.draws, world.clips)) <= 0).astype(np.int64)
-        made[arm] = Outcomes(keys, ("0", "1"), gold, said, groups)
+        made[arm] = Outcomes(keys, ("0", "1"), gold, said, groups, tuple(range(world.draws)))
     return made
 
 

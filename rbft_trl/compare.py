@@ -18,6 +18,7 @@ from rbft_trl.arms import Arm, Step, read_arms, references
 from rbft_trl.browse import agreement, mistake_strips, rationale_strips
 from rbft_trl.cells import Cell, Cells, shared
 from rbft_trl.compare_config import RECIPES, CompareArguments
+from rbft_trl.compared import settings_of
 from rbft_trl.configs import AdapterArguments, DataArguments, EvalArguments, ModelArguments, StageArguments
 from rbft_trl.costs import Place
 from rbft_trl.data.jsonl import write_json
@@ -272,6 +273,7 @@ def finish(run: Cells, rungs: list[dict[str, Any]]) -> dict[str, Any]:
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "note": run.args.note,
         "shots": [rung["shots"] for rung in rungs],
+        "settings": settings_of(run.args, run.base, card),
     }
     rungs = [rung | summarise({"note": run.args.note} | rung, names=card.names) for rung in rungs]
     comparison |= {"rungs": rungs} | {key: rungs[-1][key] for key in ("arms", "pairs", "verdict", "table", "sentence")}

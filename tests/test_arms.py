@@ -1,5 +1,6 @@
 """Files of arms: every shipped one passes the comparison's checks, and mistakes are told in one sentence."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import yaml
 from rbft_trl import compare
 from rbft_trl.arms import read_arms
 from rbft_trl.compare_config import CompareArguments
+from rbft_trl.compared import settings_of
+from rbft_trl.configs import ModelArguments
+from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
 from rbft_trl.recipe import parse_recipe
 from tests.helpers import REPOSITORY
@@ -34,6 +38,42 @@ def test_an_arm_whose_recipe_is_not_named(monkeypatch: pytest.MonkeyPatch) -> No
     )
     with pytest.raises(UserError, match="step 'star' needs the key 'star' of the comparison; name its recipe"):
         compare.check(args)
+
+
+def test_settings_are_those_of_the_arm_wherever_it_lies(tmp_path: Path) -> None:
+    card = TaskCard.from_yaml(REPOSITORY / "recipes/tasks/toy.yaml", with_data=False)
+
+    def told(folder: str, base: str = "org/base", **changes: tuple[str, str]) -> dict[str, str]:
+        shutil.copytree(REPOSITORY / "recipes", tmp_path / folder / "recipes")
+        for name, (old, new) in changes.items():
+            file = tmp_path / folder / f"recipes/toy/{name}.yaml"
+            assert old in file.read_text()
+            file.write_text(file.read_text().replace(old, new))
+        words = ["--arms", "[zero_shot, direct, rbft, oracle, star]", "--oracle_texts", str(truth)]
+        (args,) = parse_recipe([str(tmp_path / folder / "recipes/toy/compare.yaml"), *words], CompareArguments)
+        return settings_of(args, ModelArguments(base), card)
+
+    truth = tmp_path / "truth.jsonl"
+    truth.write_text("true")
+    first = told("first")
+    assert list(first) == ["", "zero_shot", "direct", "rbft", "oracle", "star"] and len(set(first.values())) == 6
+    assert told("moved", direct=("output_dir: outputs", "output_dir: elsewhere")) == first
+
+    def changed(other: dict[str, str]) -> set[str]:
+        return {name for name in first if first[name] != other[name]}
+
+    assert changed(told("direct", direct=("num_train_epochs: 25.5", "num_train_epochs: 26"))) == {"direct"}
+    assert changed(told("stage2", stage2=("num_train_epochs: 12", "num_train_epochs: 13"))) == {
+        "direct",
+        "rbft",
+        "oracle",
+        "star",
+    }
+    assert changed(told("pairs", star_pairs=("num_train_epochs: 20", "num_train_epochs: 21"))) == {"star"}
+    assert changed(told("setup", setup=("lora_r: 16", "lora_r: 8"))) == set(first) - {"zero_shot"}
+    assert changed(told("base", "org/other")) == {""}
+    truth.write_text("other")
+    assert changed(told("truth")) == {"oracle"}
 
 
 ARM = {"about": "x", "steps": {"one": {"recipe": "direct"}}}

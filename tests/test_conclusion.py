@@ -19,7 +19,7 @@ def pair(arm: str, difference: float, *, family: str = "treatments", size: int =
     made |= {"interval": [difference - 2, difference + 2], "p": p, "p_corrected": min(1.0, p * size), "n": 1000}
     made["simultaneous"] = [difference - 3, difference + 3] if size > 1 else made["interval"]
     made |= {"num_groups": 100, "effective_groups": 100.0, "num_draws": 5, "covers": "clips and draws"}
-    made |= {"smallest_detectable": {"points": 2.9}}
+    made |= {"lacks": {arm: [], baseline: []}, "smallest_detectable": {"points": 2.9}}
     return made | more
 
 
@@ -172,6 +172,13 @@ def test_few_draws_and_few_sources_are_said() -> None:
     assert "which 20 sources of test clips, worth 4 of equal size, are too few to trust" in uneven
     assert uneven.startswith("No difference") and is_one_sentence(uneven.partition(";")[0] + ".")
     assert conclude([pair("rbft", BETTER, num_groups=10, effective_groups=9.99)]).startswith("RB-FT is better")
+
+
+def test_draws_that_an_arm_lacks_are_said() -> None:
+    said = conclude([pair("rbft", SAME, lacks={"rbft": [4, 2], "direct": [7]}), *CONTROLS])
+    assert said.endswith("; RB-FT lacks draw 2, 4 and direct lacks draw 7, so each pair is compared on the draws that "
+                         "both have.") and is_one_sentence(said)  # fmt: skip
+    assert "lacks" not in conclude([pair("rbft", SAME), *CONTROLS])
 
 
 def test_missing_arms_are_named() -> None:

@@ -172,7 +172,7 @@ def test_a_rationale_that_was_cut_is_not_trained() -> None:
 def test_few_sources_of_test_clips_claim_nothing() -> None:
     pair = {"arm": "rbft", "baseline": "direct", "difference": 20.0, "interval": [15.0, 25.0], "n": 30, "num_draws": 2}
     pair |= {"covers": "clips and draws", "smallest_detectable": {"points": 5.0}, "family": "treatments"}
-    pair |= {"family_size": 1, "p_corrected": 0.001}
+    pair |= {"lacks": {}, "family_size": 1, "p_corrected": 0.001}
     assert conclude([pair | {"num_groups": 30, "effective_groups": 30.0}]).startswith("RB-FT is better")
     said = conclude([pair | {"num_groups": 2, "effective_groups": 2.0}])
     assert said.startswith("No difference") and "2 sources of test clips are too few to trust" in said

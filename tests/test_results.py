@@ -56,7 +56,28 @@ def test_draws_of_two_files_are_one_comparison(comparison: dict[str, Any], tmp_p
     assert read_results(tmp_path / "both.jsonl")["pairs"] == read_results(tmp_path / "whole.jsonl")["pairs"]
     merge_results(tmp_path / "again.jsonl", [tmp_path / "both.jsonl", tmp_path / "1.jsonl"])
     assert (tmp_path / "again.jsonl").read_text() == (tmp_path / "both.jsonl").read_text()
+    merged = {arm: entry | {"draws": entry["draws"][arm == "rbft" :]} for arm, entry in arms.items()}
+    write_results(tmp_path / "uneven.jsonl", comparison | {"arms": merged}, names=NAMES)
+    assert "RB-FT lacks draw 0, so each pair" in read_results(tmp_path / "uneven.jsonl")["sentence"]
     other = (tmp_path / "1.jsonl").read_text().replace('"task":"t"', '"task":"u"')
     (tmp_path / "other.jsonl").write_text(other)
     with pytest.raises(UserError, match=r"other\.jsonl' has another 'task'"):
         merge_results(tmp_path / "no.jsonl", [tmp_path / "0.jsonl", tmp_path / "other.jsonl"])
+
+
+def test_cells_of_other_settings_are_not_merged(comparison: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+    arms = comparison["arms"]
+    known = {"": "0"} | dict.fromkeys(arms, "1")
+    for name, settings in (("a", known), ("b", known | {"rbft": "2"}), ("c", {"": "9"}), ("old", {})):
+        write_results(tmp_path / f"{name}.jsonl", comparison | {"settings": settings}, names=NAMES)
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("a", "b", "c", "old")}
+    merge_results(tmp_path / "both.jsonl", [files["a"], files["a"]])
+    assert read_results(tmp_path / "both.jsonl")["settings"] == known
+    with pytest.raises(UserError, match=r"arm 'rbft' was set otherwise in '.*b\.jsonl'"):
+        merge_results(tmp_path / "no.jsonl", [files["a"], files["b"]])
+    with pytest.raises(UserError, match=r"base, card, evaluation or trials were set otherwise in '.*c\.jsonl'"):
+        merge_results(tmp_path / "no.jsonl", [files["a"], files["c"]])
+    assert not (tmp_path / "no.jsonl").exists()
+    with pytest.warns(UserWarning, match=r"old\.jsonl' does not say with which settings"):
+        merge_results(tmp_path / "unknown.jsonl", [files["a"], files["old"]])
+    assert read_results(tmp_path / "unknown.jsonl")["settings"] == {}

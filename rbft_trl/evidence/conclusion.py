@@ -60,6 +60,7 @@ def conclude(pairs: list[Pair], *, note: str = "") -> str:
         content = next(iter(_of(pairs, "content")), None)
         if content or any(pair["arm"] == "rbft" for pair in treatments):
             parts.append(_content_part(content))
+        parts += _draws_part(pairs)
         sentence = "; ".join(parts) + "."
     return f"{sentence} {note}".strip()
 
@@ -129,6 +130,16 @@ def _content_part(pair: Pair | None) -> str:
     if _side(pair) < 0:
         return f"shuffled rationales do better than a clip's own (RB-FT against shuffled {gain})"
     return f"that what a rationale says of its own clip matters cannot be shown (RB-FT against shuffled {gain})"
+
+
+def _draws_part(pairs: list[Pair]) -> list[str]:
+    """Which draws an arm lacks that another has, after results of several runs were merged."""
+    lacks: dict[str, set[int]] = {}
+    for pair in pairs:
+        for arm, draws in pair["lacks"].items():
+            lacks.setdefault(arm, set()).update(draws)
+    told = [f"{TITLES.get(arm, arm)} lacks draw {', '.join(map(str, sorted(of)))}" for arm, of in lacks.items() if of]
+    return [f"{' and '.join(told)}, so each pair is compared on the draws that both have"] if told else []
 
 
 def _oracle(oracles: list[Pair]) -> str:

@@ -4,7 +4,7 @@ Input: the cells of an arm, with a predictions.jsonl each or with class indices 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ class Outcomes:
         gold (`np.ndarray` int64 `[N]`): Class indices.
         said (`np.ndarray` int64 `[D, N]`): Predicted class indices; C where there is no valid prediction.
         groups (`np.ndarray` int64 `[N]`): Index of each clip's source, 0 to G - 1.
+        draws (`tuple[int]`): Number of each of the D draws; equal numbers are the same labelled clips.
     """
 
     keys: tuple[tuple[str, str, str], ...]
@@ -32,6 +33,11 @@ class Outcomes:
     gold: np.ndarray
     said: np.ndarray
     groups: np.ndarray
+    draws: tuple[int, ...]
+
+    def on(self, draws: Sequence[int]) -> "Outcomes":
+        """The same arm on some of its draws, in their order."""
+        return replace(self, said=self.said[[self.draws.index(draw) for draw in draws]], draws=tuple(draws))
 
     @property
     def right(self) -> np.ndarray:
@@ -43,12 +49,21 @@ class Outcomes:
         return [per_class(self.gold, said, self.names)["macro_f1"] for said in self.said]
 
 
-def from_predictions(draws: Sequence[Sequence[Prediction]], names: Sequence[str]) -> Outcomes:
+def shared_draws(*seen: Outcomes) -> list[int]:
+    """The draws that all arms have, in the order of the first; what is drawn differs from one to the next, so only
+    arms on the same draw are a pair."""
+    return [draw for draw in seen[0].draws if all(draw in other.draws for other in seen[1:])]
+
+
+def from_predictions(
+    draws: Sequence[Sequence[Prediction]], names: Sequence[str], *, numbers: Sequence[int] | None = None
+) -> Outcomes:
     """From rows of predictions.jsonl, one list per draw, sorted by id here.
 
     Args:
         draws (`list[list[dict]]`): Rows with `id, label, prediction, group`.
         names (`list[str]`): Every class of the card.
+        numbers (`list[int]`, *optional*): Of the draws; left out: 0, 1, ...
     """
     assert draws and all(draws), "no predictions"
     sorted_draws = [sorted(draw, key=lambda p: p["id"]) for draw in draws]
@@ -57,7 +72,7 @@ def from_predictions(draws: Sequence[Sequence[Prediction]], names: Sequence[str]
     assert len({clip for clip, _, _ in keys[0]}) == len(keys[0]), "a clip stands twice in a draw"
     place = {name: index for index, name in enumerate(names)}
     said = np.array([[place.get(p["prediction"], len(names)) for p in draw] for draw in sorted_draws])
-    return _build(keys[0], names, said, [group for _, _, group in keys[0]])
+    return _build(keys[0], names, said, [group for _, _, group in keys[0]], numbers or range(len(draws)))
 
 
 def read_outcomes(
@@ -66,23 +81,30 @@ def read_outcomes(
     """From the cells of an arm.
 
     Args:
-        draws (`list[dict]`): Cells, each with `predictions` (a file) or, if `clips` is given, `said` (class indices).
+        draws (`list[dict]`): Cells, each with its number `draw`, and `predictions` (a file) or, if `clips` is given,
+            `said` (class indices).
         names (`list[str]`): Every class of the card.
         clips (`dict`, *optional*): `ids`, `labels` and `groups` of the test clips, in the order of `said`.
     """
+    numbers = [draw["draw"] for draw in draws]
     if clips is None:
-        return from_predictions([read_jsonl(draw["predictions"]) for draw in draws], names)
+        return from_predictions([read_jsonl(draw["predictions"]) for draw in draws], names, numbers=numbers)
     keys = tuple(zip(clips["ids"], clips["labels"], map(str, clips["groups"]), strict=True))
     said = np.array([draw["said"] for draw in draws], np.int64)
     assert said.shape == (len(draws), len(keys)), (said.shape, len(keys))
-    return _build(keys, names, said, clips["groups"])
+    return _build(keys, names, said, clips["groups"], numbers)
 
 
 def _build(
-    keys: tuple[tuple[str, str, str], ...], names: Sequence[str], said: np.ndarray, groups: Sequence[Any]
+    keys: tuple[tuple[str, str, str], ...],
+    names: Sequence[str],
+    said: np.ndarray,
+    groups: Sequence[Any],
+    numbers: Sequence[int],
 ) -> Outcomes:
+    assert len(set(numbers)) == len(said), f"draws {numbers} of {len(said)} cells"
     place = {name: index for index, name in enumerate(names)}
     for clip, label, _ in keys:
         assert label in place, f"gold label {label!r} of {clip!r} is not in {list(names)}"
     gold = np.array([place[label] for _, label, _ in keys])
-    return Outcomes(keys, tuple(names), gold, said, np.unique(groups, return_inverse=True)[1])
+    return Outcomes(keys, tuple(names), gold, said, np.unique(groups, return_inverse=True)[1], tuple(numbers))

@@ -5,6 +5,7 @@ one line per cell with the class index of every prediction, what it cost, and th
 """
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,14 @@ def write_results(path: str | Path, comparison: dict[str, Any], *, names: Sequen
                 made |= {key: draw[key] for key in KEPT if draw.get(key) is not None}
                 made |= _cell(clips, "", draw, names)
                 other = draw.get("elsewhere", {}).items()
-                found = {card: _cell(clips, card, c, c["metrics"]["confusion"]["labels"]) for card, c in other}
+                found = {
+                    card: _cell(clips, card, {"draw": draw["draw"]} | c, c["metrics"]["confusion"]["labels"])
+                    for card, c in other
+                }
                 lines.append(made | ({"elsewhere": found} if found else {}))
     head = {"format": FORMAT, **{key: comparison[key] for key in ("task", "created", "note")}}
-    head |= {"arms": told, "clips": {card: entry for card, (_, entry) in clips.items()}}
+    head |= {"settings": comparison.get("settings", {}), "arms": told}
+    head |= {"clips": {card: entry for card, (_, entry) in clips.items()}}
     text = [json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in (head, *lines)]
     write_text(path, "".join(text))
 
@@ -69,7 +74,8 @@ def read_results(path: str | Path) -> dict[str, Any]:
         entry["draws"].append(own | ({"elsewhere": cards} if cards else {}))
     names, note = head["clips"][""]["names"], head["note"]
     made = [rung | summarise({"note": note} | rung, names=names) for rung in rungs.values()]
-    comparison = {key: head[key] for key in ("task", "created", "note")} | {"shots": list(rungs), "rungs": made}
+    comparison = {key: head[key] for key in ("task", "created", "note")} | {"settings": head.get("settings", {})}
+    comparison |= {"shots": list(rungs), "rungs": made}
     return comparison | {key: made[-1][key] for key in ("arms", "pairs", "verdict", "table", "sentence")}
 
 
@@ -104,9 +110,11 @@ def merge_results(path: str | Path, files: Sequence[str | Path]) -> None:
     """Writes one file with the cells of several, e.g. of further draws; of equal cells the last counts.
 
     Raises:
-        UserError: if the files are of other clips, classes or tasks.
+        UserError: if the files are of other clips, classes or tasks, or an arm was made with other settings (recipes,
+            setup, base, card: rbft_trl/compared.py). A file that does not say what it was made with gives a warning.
     """
     head: dict[str, Any] = {}
+    heads: dict[str | Path, dict[str, Any]] = {}
     cells: dict[tuple[Any, str, int], dict[str, Any]] = {}
     for file in files:
         first, *lines = read_jsonl(file) or [{}]
@@ -116,9 +124,28 @@ def merge_results(path: str | Path, files: Sequence[str | Path]) -> None:
                 raise UserError(
                     f"'{file}' has another '{key}' than '{files[0]}'; their draws are not of one comparison"
                 )
-        head["arms"] = head["arms"] | first["arms"]
+        heads[file] = first
         cells |= {(line["shots"], line["arm"], line["draw"]): line for line in lines}
+    head |= {"arms": {arm: entry for first in heads.values() for arm, entry in first["arms"].items()}}
+    head |= {"settings": _merged_settings(heads)}
     order = list(head["arms"])
     ordered = sorted(cells.values(), key=lambda c: (c["shots"] or 0, order.index(c["arm"]), c["draw"]))
     text = [json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in (head, *ordered)]
     write_text(path, "".join(text))
+
+
+def _merged_settings(heads: dict[str | Path, dict[str, Any]]) -> dict[str, str]:
+    """Of all files; none if one does not say what it was made with, since then it is not known of the whole."""
+    known: dict[str, str] = {}
+    for file, head in heads.items():
+        for part, found in head.get("settings", {}).items():
+            if known.setdefault(part, found) != found:
+                what = f"arm '{part}' was" if part else "base, card, evaluation or trials were"
+                raise UserError(
+                    f"{what} set otherwise in '{file}' than in the files before it; run its draws again with the same "
+                    "settings, or keep the files apart"
+                )
+    if unknown := [file for file, head in heads.items() if not head.get("settings")]:
+        warnings.warn(f"'{unknown[0]}' does not say with which settings it was made", stacklevel=3)
+        return {}
+    return known

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rbft_trl.errors import UserError
 from rbft_trl.evidence.conclusion import BOTH, CLIPS_ONLY, conclude, verdict
 from rbft_trl.evidence.intervals import (
     Estimate,
@@ -18,7 +19,7 @@ from rbft_trl.evidence.intervals import (
     share_of_gap,
 )
 from rbft_trl.evidence.metrics import harmonic_mean
-from rbft_trl.evidence.outcomes import Outcomes, Prediction, from_predictions, read_outcomes
+from rbft_trl.evidence.outcomes import Outcomes, Prediction, from_predictions, read_outcomes, shared_draws
 from rbft_trl.evidence.power import POINTS, detectable, detectable_from_clips, detectable_from_draws
 from rbft_trl.evidence.table import text_table
 
@@ -77,11 +78,9 @@ def compare_all(seen: dict[str, Outcomes], families: dict[str, str], *, resample
             found = [compare_arms(seen[arm], seen[BASELINE], arm=arm, **settings) for arm in arms]
             pairs += [pair | {"family": name} for pair in _corrected(found)]
         if oracle:
-            direct, groups = seen[BASELINE].right.astype(float), seen[BASELINE].groups
-            gap = seen[oracle].right - direct
             for pair in pairs:
                 if pair["family"] == TREATMENTS:
-                    pair["share"] = share_of_gap(seen[pair["arm"]].right - direct, gap, groups)
+                    pair["share"] = _share(seen[pair["arm"]], seen[oracle], seen[BASELINE])
     if {"rbft", "shuffled"} <= set(seen):
         content = compare_arms(seen["rbft"], seen["shuffled"], arm="rbft", baseline="shuffled", resample=resample)
         pairs += [pair | {"family": CONTENT} for pair in _corrected([content])]
@@ -95,7 +94,7 @@ def compare_arms(
 
     Args:
         first (`Outcomes`): Of `arm`.
-        second (`Outcomes`): Of `baseline`; same draws, same clips.
+        second (`Outcomes`): Of `baseline`; same clips. The draws that both have are compared.
         arm (`str`): Name, kept in the result.
         baseline (`str`): Name, kept in the result.
         at_once (`int`, *optional*, defaults to 1): Size of the family, for `simultaneous` and what is detectable.
@@ -104,14 +103,26 @@ def compare_arms(
     Returns:
         `dict`: `difference` (points), `interval` (95 %, this pair alone), `simultaneous` (95 % for the family at
         once), `bootstrap_interval` (percentiles, beside them), `p`, `se`, `df`, `n`, `num_groups`,
-        `effective_groups` (see [`effective_sources`]), `num_draws`, `covers` ("clips and draws", or "clips
-        only" with one draw), `per_draw` (with exact McNemar p), `over_draws` (mean and sd of the difference),
-        `discordance` and `smallest_detectable` (points, 80 % power: by formula from
-        the clips, from the draws, and `points` from the error that was found and the size of the family).
+        `effective_groups` (see [`effective_sources`]), `num_draws`, `draws` (their numbers), `lacks` (by arm, the
+        draws that only the other has), `covers` ("clips and draws", or "clips only" with one draw), `per_draw` (with
+        exact McNemar p), `over_draws` (mean and sd of the difference), `discordance` and `smallest_detectable`
+        (points, 80 % power: by formula from the clips, from the draws, and `points` from the error that was found and
+        the size of the family).
+
+    Raises:
+        UserError: if the arms have no draw in common.
     """
-    right, other = first.right, second.right
-    assert right.shape == other.shape, f"{arm} and {baseline}: {right.shape} and {other.shape} (draws, clips)"
     assert first.keys == second.keys, f"{arm} and {baseline} saw other clips"
+    if not (draws := shared_draws(first, second)):
+        raise UserError(
+            f"'{arm}' has the draws {list(first.draws)} and '{baseline}' {list(second.draws)}: none in common, so "
+            "they cannot be compared; run the same draws of both"
+        )
+    lacks = {name: [d for d in other.draws if d not in own.draws] for name, own, other in (
+        (arm, first, second), (baseline, second, first)
+    )}  # fmt: skip
+    first, second = first.on(draws), second.on(draws)
+    right, other = first.right, second.right
     gain = (right.astype(float) - other) * POINTS
     found = _in_points(estimate(gain / POINTS, first.groups))
     per_draw = [_one_draw(a, b) for a, b in zip(right, other, strict=True)]
@@ -136,6 +147,8 @@ def compare_arms(
         "num_groups": int(first.groups.max()) + 1,
         "effective_groups": effective_sources(np.bincount(first.groups)),
         "num_draws": len(gain),
+        "draws": draws,
+        "lacks": lacks,
         "covers": BOTH if len(gain) > 1 else CLIPS_ONLY,
         "per_draw": per_draw,
         "over_draws": over_draws,
@@ -175,7 +188,11 @@ def other_cards(
     cards = {card: None for entry in entries.values() for draw in entry["draws"] for card in draw.get("elsewhere", {})}
     found = {}
     for card in cards:
-        cells = {a: [d["elsewhere"][card] for d in e["draws"]] for a, e in entries.items() if _all_have(e, card)}
+        cells = {
+            arm: [{"draw": draw["draw"]} | draw["elsewhere"][card] for draw in entry["draws"]]
+            for arm, entry in entries.items()
+            if _all_have(entry, card)
+        }
         labels = next(iter(cells.values()))[0]["metrics"]["confusion"]["labels"]
         novel = not set(labels) & set(names)
         there = {arm: read_outcomes(draws, labels, clips=draws[0].get("clips")) for arm, draws in cells.items()}
@@ -229,6 +246,14 @@ def _corrected(pairs: list[Pair]) -> list[Pair]:
     would find a little more, but has no intervals of its own."""
     size = len(pairs)
     return [pair | {"p_corrected": min(1.0, size * pair["p"]), "family_size": size} for pair in pairs]
+
+
+def _share(arm: Outcomes, oracle: Outcomes, direct: Outcomes) -> dict[str, Any] | None:
+    """Share of the oracle gap on the draws that all three have; None without one."""
+    if not (draws := shared_draws(direct, arm, oracle)):
+        return None
+    base = direct.on(draws).right.astype(float)
+    return share_of_gap(arm.on(draws).right - base, oracle.on(draws).right - base, direct.groups)
 
 
 def _in_points(found: Estimate) -> Estimate:

@@ -1,0 +1,58 @@
+"""What each arm of a comparison is made with, as twelve hex digits: cells of two results files fit if these are equal.
+
+Input: the options of a comparison, base and card. Output: `settings` of comparison.json and of results.jsonl's head.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rbft_trl.arms import Step, read_arms
+from rbft_trl.compare_config import CompareArguments
+from rbft_trl.configs import ModelArguments
+from rbft_trl.data.task import TaskCard, fingerprint
+from rbft_trl.model.loading import base_fingerprint
+from rbft_trl.options import anchored
+from rbft_trl.yaml_file import read_mapping
+
+# Of a recipe: where things lie, what is printed, and what base, card and the cells tell themselves.
+LEFT_OUT = ("output_dir", "output_file", "task", "setup", "model_name_or_path", "model_revision", "shots", "draw")
+LEFT_OUT += ("seed", "logging_steps", "report_to", "run_name", "disable_tqdm", "dataloader_num_workers")
+
+
+def settings_of(args: CompareArguments, base: ModelArguments, card: TaskCard) -> dict[str, str]:
+    """A fingerprint by arm over every line of its steps, their recipes and setups, and of the arms that it refers to;
+    under "" that of what all share: base, card, evaluation and trials. The folder in which all this lies is no matter.
+    """
+    shared = [base_fingerprint(base.model_name_or_path, base.model_revision), card.fingerprint(), args.trials]
+    found = {"": _digest([*shared, _written(args.eval, args.setup)])}
+    for name in args.arms:
+        arms = read_arms([name], args.arms_folder)
+        made = {arm.name: [arm.evaluate, [_made(args, step) for step in arm.steps]] for arm in arms.values()}
+        found[name] = _digest(made)
+    return found
+
+
+def _digest(content: Any) -> str:
+    return fingerprint(json.dumps(content, sort_keys=True, default=str))
+
+
+def _made(args: CompareArguments, step: Step) -> dict[str, Any]:
+    if step.entry == "texts":
+        truth = Path(args.oracle_texts).read_text(encoding="utf-8") if step.recipe == "oracle" else None
+        return vars(step) | {"truth": truth}
+    after = [_written(args.stage2, args.setup)] if step.entry == "star" else []
+    return vars(step) | {"recipe": [_written(args.recipe_of(step.recipe), args.setup), *after]}
+
+
+def _written(recipe: str, setup: str | None) -> dict[str, Any]:
+    """The lines of a recipe and of its setup, or of the one that all have; of a recipe in it, the lines of that."""
+    file = Path(recipe)
+    raw = read_mapping(file, what="recipe", example="correct the path")
+    named = setup or (anchored(raw["setup"], file) if raw.get("setup") else None)
+    lines = read_mapping(Path(named), what="setup", example="correct the path") | raw if named else raw
+    return {
+        key: _written(anchored(value, file), setup) if str(value).endswith(".yaml") else value
+        for key, value in lines.items()
+        if key not in LEFT_OUT
+    }
