@@ -18,7 +18,7 @@ from rbft_trl.arms import Arm, Step, read_arms, references
 from rbft_trl.browse import agreement, mistake_strips, rationale_strips
 from rbft_trl.cells import Cell, Cells, shared
 from rbft_trl.compare_config import RECIPES, CompareArguments
-from rbft_trl.compared import settings_of
+from rbft_trl.compared import settings_of, treatments
 from rbft_trl.configs import AdapterArguments, DataArguments, EvalArguments, ModelArguments, StageArguments
 from rbft_trl.costs import Place
 from rbft_trl.data.jsonl import write_json
@@ -61,8 +61,8 @@ def main(argv: list[str]) -> dict[str, Any]:
     check_pool(run)
     tested = run.task(first_place(args)).of_split("test")
     groups = effective_sources([*Counter(row["group"] for row in tested).values()])
-    trained = sum(arm.trained is not None for arm in arms.values())
-    print(power_before(len(tested), groups, args.seeds, num_arms=max(trained - 1, 1))["sentence"], flush=True)
+    num_arms = max(len(treatments(args, arms)), 1)
+    print(power_before(len(tested), groups, args.seeds, num_arms=num_arms)["sentence"], flush=True)
     rungs = []
     for shots in args.shots or [None]:
         cells = run_rung(run, shots)

@@ -1,16 +1,18 @@
-"""What each arm of a comparison is made with, as twelve hex digits: cells of two results files fit if these are equal.
+"""What a comparison compares, known before it runs: its treatments, and what each arm is made with, as twelve hex
+digits: cells of two results files fit if these are equal.
 
-Input: the options of a comparison, base and card. Output: `settings` of comparison.json and of results.jsonl's head.
+Input: the options of a comparison, arms, base and card. Output: `settings` of comparison.json and results.jsonl.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-from rbft_trl.arms import Step, read_arms
+from rbft_trl.arms import Arm, Step, read_arms
 from rbft_trl.compare_config import CompareArguments
 from rbft_trl.configs import ModelArguments
 from rbft_trl.data.task import TaskCard, fingerprint
+from rbft_trl.evidence.stats import TREATMENTS, family
 from rbft_trl.model.loading import base_fingerprint
 from rbft_trl.options import anchored
 from rbft_trl.yaml_file import read_mapping
@@ -31,6 +33,15 @@ def settings_of(args: CompareArguments, base: ModelArguments, card: TaskCard) ->
         made = {arm.name: [arm.evaluate, [_made(args, step) for step in arm.steps]] for arm in arms.values()}
         found[name] = _digest(made)
     return found
+
+
+def treatments(args: CompareArguments, arms: dict[str, Arm]) -> list[str]:
+    """The arms that are going to be corrected together for the answer, as the statistics do afterwards."""
+    entries = {
+        name: {"control": arms[name].control, "draws": [{"steps": arms[name].trained is not None}]}
+        for name in args.arms
+    }
+    return [name for name, entry in entries.items() if family(name, entry) == TREATMENTS]
 
 
 def _digest(content: Any) -> str:

@@ -10,7 +10,7 @@ import yaml
 from rbft_trl import compare
 from rbft_trl.arms import read_arms
 from rbft_trl.compare_config import CompareArguments
-from rbft_trl.compared import settings_of
+from rbft_trl.compared import settings_of, treatments
 from rbft_trl.configs import ModelArguments
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
@@ -38,6 +38,17 @@ def test_an_arm_whose_recipe_is_not_named(monkeypatch: pytest.MonkeyPatch) -> No
     )
     with pytest.raises(UserError, match="step 'star' needs the key 'star' of the comparison; name its recipe"):
         compare.check(args)
+
+
+def test_before_a_run_the_arms_are_counted_that_are_corrected_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither references and controls, nor arms that others only take their steps from."""
+    monkeypatch.chdir(REPOSITORY)
+    names = "[probe, direct, direct_flops, rbft, joint, shuffled, oracle, other_hint]"
+    (args,) = parse_recipe(["recipes/toy/compare.yaml", "--arms", names], CompareArguments)
+    assert treatments(args, read_arms(args.arms, args.arms_folder)) == ["rbft", "joint"]
+    (args,) = parse_recipe(["recipes/toy/compare.yaml", "--arms", "[direct, joint]"], CompareArguments)
+    arms = read_arms(args.arms, args.arms_folder)
+    assert "rbft" in arms and treatments(args, arms) == ["joint"]
 
 
 def test_settings_are_those_of_the_arm_wherever_it_lies(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ ALLOWED = {
         "launched",
         "star",
     },
-    "compared": {"data", "configs", "options", "yaml_file", "model", "arms", "compare_config"},
+    "compared": {"data", "configs", "options", "yaml_file", "model", "evidence", "arms", "compare_config"},
     "reader": {"errors", "data", "configs", "model", "batches", "start"},
     "classifier": {"errors", "data", "configs", "model", "evidence", "batches"},
     "stage_rows": {"errors", "data", "configs", "model", "evidence", "start"},
