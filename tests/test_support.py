@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import student
 from rbft_trl.errors import UserError
 from rbft_trl.evidence.support import Limits, agreements, margin_of, not_rebuilt, rebuilt_by_words
 from rbft_trl.evidence.verify import check_rationales
@@ -35,6 +36,15 @@ def test_the_label_is_rebuilt_from_other_clips_words() -> None:
     rebuilt = rebuilt_by_words(sound(), CARD)
     assert all(found["margin"] > 0 for found in rebuilt)
     assert [found["best"] for found in rebuilt] == [sample["label"] for sample in sound()]
+
+
+def test_a_larger_margin_keeps_fewer_of_few_texts(capsys: pytest.CaptureFixture[str]) -> None:
+    bad = row(concluded("I look closely at it: a cat sleeps.", "normal"), clip="x")  # passes no other check
+    student.report("few", [[*sound(clips=3), bad]], CARD)
+    lines = capsys.readouterr().out.splitlines()
+    kept = [int(line.split("texts [")[1].split("]")[0]) for line in lines]
+    assert all(line.startswith("few, margin ") and "of [9] texts" in line for line in lines) and len(kept) == 4
+    assert kept == sorted(kept, reverse=True) and kept[0] > kept[-1]
 
 
 def test_what_argues_for_another_class_and_what_says_nothing_is_dropped() -> None:
