@@ -118,6 +118,8 @@ def test_the_best_of_many_arms_is_told_after_correction() -> None:
     arms = {"star": 5.1, "rbft": BETTER, "joint": 4.0, "captions": WORSE}
     treatments = [pair(arm, gain, size=4) for arm, gain in arms.items()]
     found = verdict(treatments)
+    shared = conclude([pair("star", 5.1, size=2, share={"share": 0.5, "interval": [0.1, 0.9]}), *CONTROLS])
+    assert "50 % of the oracle gap (95 % interval 10 to 90 % for all 2 at once); the comparison" in shared
     assert found["better"] == ["star", "rbft", "joint"] and found["worse"] == ["captions"]
     said = conclude([*treatments, *CONTROLS])
     assert said.startswith(

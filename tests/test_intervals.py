@@ -87,12 +87,13 @@ def test_no_discordant_clip_is_not_no_difference() -> None:
     assert 0 < estimate(np.ones((5, 300)), np.arange(300)).p < 1e-6
 
 
-def test_share_of_a_gap_is_fiellers() -> None:
+@pytest.mark.parametrize("at_once", [1, 15])
+def test_share_of_a_gap_is_fiellers(at_once: int) -> None:
     rng = np.random.default_rng(2)
     gap = rng.normal(1, 2, 200)
     gain = 0.4 * gap + rng.normal(0, 1, 200)
-    found = share_of_gap(gain[None], gap[None], np.arange(200))
-    (xx, xy), (_, yy) = np.cov(gain, gap) / 200 * t.ppf(0.975, 199) ** 2
+    found = share_of_gap(gain[None], gap[None], np.arange(200), at_once=at_once)
+    (xx, xy), (_, yy) = np.cov(gain, gap) / 200 * t.ppf(1 - 0.025 / at_once, 199) ** 2
     x, y = gain.mean(), gap.mean()
     root = np.sqrt((x * y - xy) ** 2 - (x**2 - xx) * (y**2 - yy))
     assert found["share"] == pytest.approx(x / y)
@@ -105,6 +106,9 @@ def test_a_share_of_what_may_be_nothing_has_no_bounds() -> None:
     gap += 0.01 - gap.mean()
     assert estimate(gap, np.arange(200)).interval()[0] < 0
     assert share_of_gap(gap / 2, gap, np.arange(200)) is None
+    some = gap + 1.3 * (estimate(gap, np.arange(200)).interval()[1] - gap.mean())  # sure alone, but not among fifteen
+    assert share_of_gap(some / 2, some, np.arange(200))
+    assert share_of_gap(some / 2, some, np.arange(200), at_once=15) is None
     assert share_of_gap(gap / 2, -gap - 5, np.arange(200)) is None  # true rationales hurt
     assert share_of_gap(gap, gap + 1, np.zeros(200, int)) is not None
     assert share_of_gap(gap + 1, gap + 1, np.arange(200))["interval"] == pytest.approx([1, 1], abs=0.03)

@@ -9,6 +9,7 @@ import pytest
 
 from rbft_trl.data.jsonl import write_jsonl
 from rbft_trl.errors import UserError
+from rbft_trl.evidence.conclusion import conclude
 from rbft_trl.evidence.intervals import mcnemar
 from rbft_trl.evidence.metrics import compute_metrics
 from rbft_trl.evidence.outcomes import Outcomes, from_predictions, read_outcomes
@@ -139,6 +140,18 @@ def test_each_family_is_corrected_for_its_own_size() -> None:
     assert found["rbft", "shuffled"]["p_corrected"] == found["rbft", "shuffled"]["p"]
     assert found["rbft", "direct"]["share"]["share"] == pytest.approx(8 / 30)
     assert "share" not in found["probe", "direct"] and "share" not in found["oracle", "direct"]
+
+
+def test_shares_are_of_the_oracle_arm_that_is_told_of_and_wide_enough_for_all() -> None:
+    gains = {"rbft": 15, "star": 4, "oracle": 0, "oracle_guideline": 30}
+    seen = {arm: outcomes(gain, 15)[0] for arm, gain in gains.items()} | {"direct": outcomes(0, 15)[1]}
+    families = {arm: "controls" if arm.startswith("oracle") else "treatments" for arm in gains}
+    pairs = compare_all(seen, families)
+    (rbft,) = (pair for pair in pairs if pair["arm"] == "rbft")
+    assert "the true rationales of oracle_guideline gain 30.0 points" in conclude(pairs)
+    assert rbft["share"]["share"] == pytest.approx(0.5)
+    alone = compare_all({arm: of for arm, of in seen.items() if arm != "star"}, families)[0]["share"]["interval"]
+    assert rbft["share"]["interval"][0] < alone[0] < alone[1] < rbft["share"]["interval"][1]
 
 
 def test_a_claim_and_the_interval_beside_it_agree() -> None:

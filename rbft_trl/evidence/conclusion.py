@@ -30,12 +30,11 @@ def verdict(pairs: list[Pair]) -> dict[str, Any]:
         differs from shuffled rationales, None without that arm.
     """
     treatments = sorted(_of(pairs, "treatments"), key=lambda pair: -pair["difference"])
-    oracles = [pair for pair in _of(pairs, "controls") if pair["arm"].startswith("oracle")]
     content = next(iter(_of(pairs, "content")), None)
     return {
         "better": [pair["arm"] for pair in treatments if _side(pair) > 0],
         "worse": [pair["arm"] for pair in reversed(treatments) if _side(pair) < 0],
-        "oracle": _oracle(oracles),
+        "oracle": _oracle(_oracles(pairs)),
         "content": None if content is None else _side(content),
     }
 
@@ -104,12 +103,18 @@ def _own_part(treatments: list[Pair], found: dict[str, Any]) -> list[str]:
     return [f"RB-FT itself {words} ({signed_points(own['difference'])} points, {_figures(own, counts=False)})"]
 
 
+def told_oracle(pairs: list[Pair]) -> Pair | None:
+    """The oracle arm that the sentence tells of and shares are measured against: the first that surely gains, or else
+    the one whose gain may be the largest."""
+    oracles = _oracles(pairs)
+    widest = max(oracles, key=lambda pair: pair["interval"][1], default=None)
+    return next((pair for pair in oracles if _sees(pair)), widest)
+
+
 def _oracle_part(pairs: list[Pair], found: dict[str, Any]) -> str:
-    oracles = [pair for pair in _of(pairs, "controls") if pair["arm"].startswith("oracle")]
-    if found["oracle"] == ABSENT:
+    shown = told_oracle(pairs)
+    if shown is None:
         return "no oracle arm was run, so it is not known whether this comparison can see a gain from rationales"
-    widest = max(oracles, key=lambda pair: pair["interval"][1])
-    shown = next((pair for pair in oracles if _sees(pair)), widest)
     alone = found["oracle"] == CANNOT  # an equivalence test that every oracle arm has to pass: none is chosen
     gain = f"{signed_points(shown['difference'])} points, {_figures(shown, counts=False, family=not alone)}"
     if found["oracle"] == SEES:
@@ -175,7 +180,8 @@ def _share(pair: Pair) -> str:
     if not pair.get("share"):
         return ""
     low, high = (f"{100 * bound:.0f}" for bound in pair["share"]["interval"])
-    return f", {100 * pair['share']['share']:.0f} % of the oracle gap (95 % interval {low} to {high} %)"
+    at_once = f" for all {pair['family_size']} at once" if pair["family_size"] > 1 else ""
+    return f", {100 * pair['share']['share']:.0f} % of the oracle gap (95 % interval {low} to {high} %{at_once})"
 
 
 def _figures(pair: Pair, *, counts: bool = True, family: bool = True) -> str:
@@ -209,6 +215,10 @@ def _true(pair: Pair) -> str:
 
 def _equals(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p_value(p)}"
+
+
+def _oracles(pairs: list[Pair]) -> list[Pair]:
+    return [pair for pair in _of(pairs, "controls") if pair["arm"].startswith("oracle")]
 
 
 def _of(pairs: list[Pair], family: str) -> list[Pair]:

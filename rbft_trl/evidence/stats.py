@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rbft_trl.errors import UserError
-from rbft_trl.evidence.conclusion import BOTH, CLIPS_ONLY, conclude, verdict
+from rbft_trl.evidence.conclusion import BOTH, CLIPS_ONLY, conclude, told_oracle, verdict
 from rbft_trl.evidence.intervals import (
     Estimate,
     effective_sources,
@@ -62,14 +62,13 @@ def family(arm: str, entry: dict[str, Any]) -> str:
 
 def compare_all(seen: dict[str, Outcomes], families: dict[str, str], *, resample: bool = True) -> list[Pair]:
     """Every arm against `direct`, and `rbft` against `shuffled`; p-values are corrected within each family, and a
-    gain is told as a share of the oracle's, where that is sure to be above 0.
+    gain is told as a share of what [`told_oracle`] gains, where that is sure to be above 0.
 
     Args:
         seen (`dict`): Outcomes by arm.
         families (`dict`): Family by arm.
         resample (`bool`, *optional*, defaults to `True`): Also give the bootstrap's intervals, which decide nothing.
     """
-    oracle = next((arm for arm in seen if arm.startswith("oracle")), None)
     pairs = []
     if BASELINE in seen:
         for name in (TREATMENTS, REFERENCES, CONTROLS):
@@ -77,10 +76,11 @@ def compare_all(seen: dict[str, Outcomes], families: dict[str, str], *, resample
             settings = {"baseline": BASELINE, "at_once": len(arms), "resample": resample}
             found = [compare_arms(seen[arm], seen[BASELINE], arm=arm, **settings) for arm in arms]
             pairs += [pair | {"family": name} for pair in _corrected(found)]
-        if oracle:
+        if oracle := told_oracle(pairs):
             for pair in pairs:
                 if pair["family"] == TREATMENTS:
-                    pair["share"] = _share(seen[pair["arm"]], seen[oracle], seen[BASELINE])
+                    three = seen[pair["arm"]], seen[oracle["arm"]], seen[BASELINE]
+                    pair["share"] = _share(*three, at_once=pair["family_size"])
     if {"rbft", "shuffled"} <= set(seen):
         content = compare_arms(seen["rbft"], seen["shuffled"], arm="rbft", baseline="shuffled", resample=resample)
         pairs += [pair | {"family": CONTENT} for pair in _corrected([content])]
@@ -248,12 +248,12 @@ def _corrected(pairs: list[Pair]) -> list[Pair]:
     return [pair | {"p_corrected": min(1.0, size * pair["p"]), "family_size": size} for pair in pairs]
 
 
-def _share(arm: Outcomes, oracle: Outcomes, direct: Outcomes) -> dict[str, Any] | None:
+def _share(arm: Outcomes, oracle: Outcomes, direct: Outcomes, *, at_once: int) -> dict[str, Any] | None:
     """Share of the oracle gap on the draws that all three have; None without one."""
     if not (draws := shared_draws(direct, arm, oracle)):
         return None
     base = direct.on(draws).right.astype(float)
-    return share_of_gap(arm.on(draws).right - base, oracle.on(draws).right - base, direct.groups)
+    return share_of_gap(arm.on(draws).right - base, oracle.on(draws).right - base, direct.groups, at_once=at_once)
 
 
 def _in_points(found: Estimate) -> Estimate:
