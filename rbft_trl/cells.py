@@ -144,7 +144,7 @@ class Cells:
         other, _, target = of.partition("/")
         model = self.arms[other]
         chosen = [model.step(target)] if target else list(model.steps)
-        wanted = sum(self.step(model, s, place).cost.get(key) or 0 for s in chosen)
+        wanted = sum(self.finished(model, s, place).cost.get(key) or 0 for s in chosen)
         before = 0 if target else sum(done.cost.get(key) or 0 for done in closure(needs).values())
         if wanted <= before:
             raise UserError(
@@ -153,6 +153,11 @@ class Cells:
             )
         each = 1.0 if step.steps_of else self.flops_per_step(arm, step, place, words)
         return ["--max_steps", str(max(1, round((wanted - before) / each * step.steps_share)))]
+
+    def finished(self, arm: Arm, step: Step, place: Place) -> Done:
+        """A step of another arm, its last stage with the value that was kept where there are `trials`."""
+        tried = self.args.trials and step == arm.trained
+        return self.best_trial(arm, place) if tried else self.step(arm, step, place)
 
     def flops_per_step(self, arm: Arm, step: Step, place: Place, words: list[str]) -> float:
         """What a step of a training costs, from a few that are thrown away: it depends on how long its rows are."""
@@ -233,8 +238,10 @@ class Cells:
         """
         if self.args.launch is None:
             MAINS[entry](argv)
-            return
-        run_launched(self.args.launch, entry, argv)
+        elif entry == "star":  # a driver itself: each of its parts is launched
+            star.main([*argv, "--launch", self.args.launch])
+        else:
+            run_launched(self.args.launch, entry, argv)
 
 
 def shared(args: CompareArguments) -> list[str]:

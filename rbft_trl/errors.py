@@ -23,6 +23,10 @@ class UserError(ValueError):
     """A mistake in a recipe, a task card, the data or the set-up that its reader can mend."""
 
 
+class NothingKept(UserError):
+    """The checks left a class without a single rationale, so that nothing can be trained on them."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` for the closest of `choices`, or an empty string if none is close."""
     found = difflib.get_close_matches(str(name), [str(c) for c in choices], n=1, cutoff=0.6)

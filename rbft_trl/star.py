@@ -18,7 +18,7 @@ from rbft_trl.configs import AdapterArguments, DataArguments, EvalArguments, Mod
 from rbft_trl.costs import COSTS, Done, cost_of, first_seconds, tokens_written
 from rbft_trl.data.jsonl import make_folder, read_json, read_jsonl, write_json, write_jsonl
 from rbft_trl.data.task import TaskCard
-from rbft_trl.errors import UserError, run_entry
+from rbft_trl.errors import NothingKept, UserError, run_entry
 from rbft_trl.evidence.yields import save_yields_picture, share, table_of, yields_of
 from rbft_trl.launched import run_launched
 from rbft_trl.model.loading import load_processor
@@ -97,7 +97,7 @@ def check(args: StarArguments) -> tuple[TaskCard, DataArguments, ModelArguments]
 def shared(args: StarArguments) -> list[str]:
     """What is overridden in every recipe."""
     given = {"task": args.task, "setup": args.setup, "shots": args.shots, "draw": args.draw}
-    return words_of({key: value for key, value in given.items() if value})
+    return words_of({key: value for key, value in given.items() if value not in (None, "")})
 
 
 class Star:
@@ -192,14 +192,14 @@ class Star:
         """The pairs of the final stage: of the best cycle, without those that were told the label (see final_pairs).
 
         Raises:
-            UserError: if a class would be left without any.
+            NothingKept: if a class would be left without any.
         """
         file = self.rationales_of(best["cycle"])
         if self.args.final_pairs == "kept":
             return file
         named = {} if self.card.is_open else best["per_class"]
         if lacking := [name for name, own in {**named, "the task": best}.items() if not own["generated"]]:
-            raise UserError(
+            raise NothingKept(
                 f"'{lacking[0]}' has no direct right answer in cycle {best['cycle']}, so the final stage would learn "
                 "nothing of it; run more cycles, sample more (num_samples), or set final_pairs: kept"
             )
@@ -220,7 +220,7 @@ class Star:
             else:
                 MAINS[entry](argv)
         except UserError as error:
-            raise UserError(f"{what}: {error}; its files lie below '{self.out}'") from None
+            raise type(error)(f"{what}: {error}; its files lie below '{self.out}'") from None
         except Stopped as stop:
             raise Stopped(f"{what}: {stop.done}") from None
 

@@ -28,7 +28,7 @@ class StarArguments:
         choices=["generated", "kept"],
     )
     shots: int | None = option(None, "Labelled clips per class, instead of what the setup says.")
-    draw: int = option(0, "Seed of the draw of labelled clips, where there are `shots`.")
+    draw: int | None = option(None, "Seed of the draw of labelled clips, where there are `shots`.")
     seed: int = option(0, "Seed of every part.")
     launch: str | None = option(
         None, "Launch file of accelerate: every part is one `accelerate launch` with it; left out: this process.",

@@ -25,7 +25,7 @@ from rbft_trl.start import Row, Task
 
 Sample = dict[str, Any]
 KINDS = {
-    "own": "as they are (with times_labels: fewer clips of the pool)",
+    "own": "as they are (times_labels: fewer clips of the pool; most_tokens: the beginning of each)",
     "shuffled": "each clip has the text of another clip of its class",
     "permuted": "the words of each text in another order",
     "gold_line": "the reasoning as it is, the final line says the true label",
@@ -35,7 +35,7 @@ KINDS = {
     "pseudo_labels": "what a trained classifier says of the pool, as answers to the label prompt",
 }
 NEEDS_SOURCE = ("own", "shuffled", "permuted", "gold_line", "pseudo_labels")
-OWN_SETTINGS = {"oracle": {"column"}, "pseudo_labels": {"min_score"}}
+OWN_SETTINGS = {"own": {"most_tokens"}, "oracle": {"column"}, "pseudo_labels": {"min_score"}}
 
 
 def check_texts(kind: str, settings: dict[str, Any], place: str) -> None:
@@ -52,9 +52,10 @@ def check_texts(kind: str, settings: dict[str, Any], place: str) -> None:
             raise UserError(f"{place}: '{key}' is no setting of the texts '{kind}'{nearest(key, known)}; leave it out")
     if kind in NEEDS_SOURCE and "source" not in settings:
         raise UserError(f"{place}: the texts '{kind}' need a 'source', e.g. <rationales>")
-    times, score = settings.get("times_labels"), settings.get("min_score", 0.0)
-    if times is not None and (type(times) is not int or times < 1):
-        raise UserError(f"{place}: 'times_labels' is {times!r} but must be a whole number from 1")
+    for key in ("times_labels", "most_tokens"):
+        if key in settings and (type(settings[key]) is not int or settings[key] < 1):
+            raise UserError(f"{place}: '{key}' is {settings[key]!r} but must be a whole number from 1")
+    score = settings.get("min_score", 0.0)
     if not isinstance(score, int | float) or not 0 <= score < 1:
         raise UserError(f"{place}: 'min_score' is {score!r} but must be a number from 0 to below 1")
 
@@ -76,7 +77,7 @@ def make_texts(
         task (`Task`): The draw; its training rows get texts.
         output (`Path`): The file.
         settings (`dict`): `source` (a file, or for pseudo-labels a folder), `times_labels` (as many clips in all as
-            labels times this), `column` (of the true descriptions), `min_score`.
+            labels times this), `most_tokens`, `column` (of the true descriptions), `min_score`.
         truth (`dict`): True descriptions (and classes, where known) by id.
         base (`ModelArguments`): The base that will be trained on them.
         seed (`int`): Of whatever is drawn.
@@ -87,7 +88,7 @@ def make_texts(
     own = [s for s in read_jsonl(source) if s["id"] in kept] if source and kind != "pseudo_labels" else []
     classes = {name: row["label"] for name, row in truth.items() if row.get("label")}
     if kind == "own":
-        samples = own
+        samples = [shortened(sample, task, settings.get("most_tokens")) for sample in own]
     elif kind == "shuffled":
         samples = shuffled_within_class(own, task.card, seed=seed, classes=classes)
     elif kind == "permuted":
@@ -114,6 +115,15 @@ def make_texts(
     write_json(output.with_suffix(".summary.json"), summary | {"texts": kind, "settings": settings})
     write_jsonl(output, samples)
     return samples
+
+
+def shortened(sample: Sample, task: Task, most: int | None) -> Sample:
+    """A rationale whose reasoning has `most` tokens at most, its final line as it was."""
+    if most is None:
+        return sample
+    collator, reasoning = task.collator(), task.card.without_final_line(sample["text"]).strip()
+    text = collator.tokenizer.decode(collator.encode(reasoning)[:most]).strip()
+    return sample | {"text": text if sample["label"] is None else f"{text}\n{task.card.final_line(sample['label'])}"}
 
 
 def subset(rows: list[Row], times: int | None, seed: int) -> list[Row]:

@@ -65,6 +65,8 @@ ALLOWED = {
         "star",
     },
     "compared": {"data", "configs", "options", "yaml_file", "model", "evidence", "arms", "compare_config"},
+    "fairness": {"errors", "data", *CONFIGS, "recipe", "arms", "cells", "compare_config", "configs", "plan", "star"}
+    | {"rationale_config", "star_config", "texts", "training_config"},
     "reader": {"errors", "data", "configs", "model", "batches", "start"},
     "classifier": {"errors", "data", "configs", "model", "evidence", "batches"},
     "stage_rows": {"errors", "data", "configs", "model", "evidence", "start"},

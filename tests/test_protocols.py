@@ -7,15 +7,18 @@ from typing import Any
 import pytest
 import yaml
 
-from rbft_trl import compare, sft
+from rbft_trl import cells, compare, sft
+from rbft_trl.compare_config import CompareArguments
 from rbft_trl.data.jsonl import read_jsonl
 from rbft_trl.errors import UserError
 from rbft_trl.model.provenance import read_record
+from rbft_trl.recipe import parse_recipe
 from tests.helpers import REPOSITORY, toy_recipe
 from tests.test_compare import QUICK
 
 TWO_ARMS = ["direct", "rbft"]
-WATCHED = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "save_total_limit": 1}
+WATCHED = {"eval_strategy": "steps", "eval_steps": 0.5, "save_strategy": "steps", "save_steps": 0.5}
+WATCHED |= {"load_best_model_at_end": True, "save_total_limit": 1}
 
 
 def make_recipe(folder: Path, card: Path, base: Path, stage: dict[str, Any], **changes: Any) -> Path:
@@ -188,7 +191,9 @@ def test_the_two_arms_of_the_answer_are_trained(toy_set: tuple[Path, Path], smok
         compare.main([str(recipe)])
 
 
-def test_video_star_is_an_arm_like_others(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path) -> None:
+def test_video_star_is_an_arm_like_others(
+    toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     """Its parts get the draw and the shots of the comparison, and its result is scored as all others are."""
     parts = {name: toy_recipe(name, tmp_path, toy_set[0], smoke_base, **QUICK) for name in ("star_pairs", "stage2")}
     written = toy_recipe("rationales", tmp_path, toy_set[0], smoke_base, max_new_tokens=6, checks="label_match")
@@ -198,6 +203,27 @@ def test_video_star_is_an_arm_like_others(toy_set: tuple[Path, Path], smoke_base
     (tmp_path / "star.yaml").write_text(yaml.safe_dump(star))
     more = {"arms": [*TWO_ARMS, "star"], "star": str(tmp_path / "star.yaml"), "shots": [2]}
     recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, **more)
-    with pytest.raises(UserError, match=r"class .* has no kept rationale"):  # the tiny base writes noise
-        compare.main([str(recipe)])
+    comparison = compare.main([str(recipe)])
     assert (tmp_path / "out/shots2/draw0/star/star/cycle0/rationales.jsonl").is_file()
+    (why,) = comparison["rungs"][0]["left_out"].values()  # the tiny base writes noise: the others go on without it
+    assert "has no kept rationale" in why and "draw 0, 2 shots: cycle 0: generate" in why
+    assert list(comparison["arms"]) == TWO_ARMS and f"left out: star - {why}" in capsys.readouterr().out
+
+
+def test_a_comparison_without_its_main_arm_ends(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK)
+    strict = toy_recipe("rationales", tmp_path, toy_set[0], smoke_base, max_new_tokens=4, label_shown="blind")
+    with pytest.raises(UserError, match=r"without arm 'rbft' there is nothing to compare: draw 0: class .* has no"):
+        compare.main([str(recipe), "--rationales", strict])
+
+
+def test_the_parts_of_video_star_are_launched(
+    toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a driver itself, which refuses to be started in several processes."""
+    asked: list[list[str]] = []
+    monkeypatch.setattr(cells.star, "main", asked.append)
+    recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, launch="accelerate_configs/cpu_2_processes.yaml")
+    run = cells.Cells(*parse_recipe([str(recipe)], CompareArguments), {})
+    run.run("star", ["star.yaml", "--seed", "0"])
+    assert asked == [["star.yaml", "--seed", "0", "--launch", run.args.launch]]

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from rbft_trl.data.task import TaskCard, normalise
-from rbft_trl.errors import UserError
+from rbft_trl.errors import NothingKept
 from rbft_trl.evidence.checklist import no_item
 from rbft_trl.evidence.support import Limits, agreements, disagreement, not_rebuilt, rebuilt_by_words
 from rbft_trl.evidence.wording import claimed_and_denied, runs, without_classes, words
@@ -193,7 +193,7 @@ def require_every_class(samples: list[Sample], card: TaskCard) -> None:
     """Stops where a class (or open answers as a whole) would be trained without a single rationale.
 
     Raises:
-        UserError: names the first such class, its count and why its rationales were dropped.
+        NothingKept: names the first such class, its count and why its rationales were dropped.
     """
     for name in [card.answer.type] if card.is_open else card.names:
         own = [s for s in samples if s["label"] == name or (card.is_open and s["label"] is not None)]
@@ -201,7 +201,7 @@ def require_every_class(samples: list[Sample], card: TaskCard) -> None:
             continue
         reasons = ", ".join(f"{count} {why}" for why, count in Counter(s["reason"] for s in own).most_common())
         kind = "answer type" if card.is_open else "class"
-        raise UserError(
+        raise NothingKept(
             f"{kind} '{name}' has no kept rationale: 0 of {len(own)}{f' ({reasons})' if own else ''}; "
             "write more samples or show the label (label_shown: blind_then_hint), or use weaker checks"
         )
