@@ -22,9 +22,19 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "results"
 UNTRAINED = ["majority", "zero_shot", "probe", "heads"]
 MAIN = ["direct", "rbft", "shuffled", "oracle"]
-ALL = [*UNTRAINED, *MAIN, "direct_short", "direct_flops", "rbft_hint", "rbft_agreement", "rbft_rebuild", "permuted"]
+ALL = [
+    *UNTRAINED,
+    *MAIN,
+    "direct_short",
+    "direct_flops",
+    "rbft_hint",
+    "rbft_samples",
+    "rbft_agreement",
+    "rbft_rebuild",
+    "permuted",
+]
 ALL += ["other_hint", "oracle_guideline", "captions", "pseudo_labels", "playing_order", "play_count"]
-ALL += ["rationale_label", "label_rationale", "joint", "star"]
+ALL += ["rationale_label", "label_rationale", "label_rationale_20", "joint", "star"]
 ONE_TARGET = ["probe", "direct", "rbft", "checklist", "rationale_label", "label_rationale", "joint", "star", "oracle"]
 
 
