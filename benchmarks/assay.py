@@ -54,7 +54,7 @@ class World:
     source: float = 0.4
     taste: float = 0.4
     source_taste: float = 0.1
-    families: dict[str, str] = field(default_factory=dict)
+    roles: dict[str, str] = field(default_factory=dict)
 
 
 def simulate(world: World, rng: np.random.Generator) -> dict[str, Outcomes]:
@@ -91,13 +91,13 @@ def assay(world: World, *, repetitions: int, seed: int = 0) -> dict[str, float]:
         intervals of the share of the gap, where there is one) and `width` (half of the mean interval, points).
     """
     rng = np.random.default_rng(seed)
-    families = {arm: world.families.get(arm, "treatments") for arm in world.gains}
-    treatments = [arm for arm, name in families.items() if name == "treatments"]
+    roles = {arm: world.roles.get(arm, "candidate") for arm in world.gains}
+    treatments = [arm for arm, role in roles.items() if role == "candidate"]
     best = max(treatments, key=lambda arm: world.gains[arm])
     said = {key: [] for key in ("held", "all_held", "difference", "false", "right_arm", "sees", "cannot", "width")}
     shares = []
     for _ in range(repetitions):
-        pairs = compare_all(simulate(world, rng), families, resample=False)
+        pairs = compare_all(simulate(world, rng), roles, resample=False)
         found, sentence = verdict(pairs), conclude(pairs)
         of = {pair["arm"]: pair for pair in pairs if pair["baseline"] == "direct"}
         claimed = [*found["better"], *found["worse"]]
@@ -120,25 +120,25 @@ def assay(world: World, *, repetitions: int, seed: int = 0) -> dict[str, float]:
 
 def positive(**settings: int | float) -> World:
     """True rationales gain 9 points, the treatment 4."""
-    return World({"rbft": GAIN, "oracle": GAP}, families={"oracle": "controls"}, **settings)
+    return World({"rbft": GAIN, "oracle": GAP}, roles={"oracle": "oracle"}, **settings)
 
 
 def negative(**settings: int | float) -> World:
     """Neither true rationales nor the treatment gain anything."""
-    return World({"rbft": 0.0, "oracle": 0.0}, families={"oracle": "controls"}, **settings)
+    return World({"rbft": 0.0, "oracle": 0.0}, roles={"oracle": "oracle"}, **settings)
 
 
 def many(best: float, *, arms: int = 15, **settings: int | float) -> World:
     """Many treatments, of which one gains `best` points and the others nothing; true rationales gain 9."""
     gains = {f"arm{i}": 0.0 for i in range(arms - 1)} | {"winner": best, "oracle": GAP}
-    return World(gains, families={"oracle": "controls"}, **settings)
+    return World(gains, roles={"oracle": "oracle"}, **settings)
 
 
 def coverage(world: World, *, repetitions: int, seed: int = 0) -> float:
     """Share of intervals of the difference of the first arm that hold the truth; faster than `assay`."""
     rng, held = np.random.default_rng(seed), 0
     (arm, gain), *_ = world.gains.items()
-    pair = World({arm: gain}, **{k: v for k, v in vars(world).items() if k not in ("gains", "families")})
+    pair = World({arm: gain}, **{k: v for k, v in vars(world).items() if k not in ("gains", "roles")})
     for _ in range(repetitions):
         made = simulate(pair, rng)
         found = estimate(made[arm].right.astype(float) - made["direct"].right, made[arm].groups)

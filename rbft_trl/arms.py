@@ -13,6 +13,7 @@ from rbft_trl.yaml_file import check_keys, read_mapping
 
 ENTRY_OF = {"rationales": "rationales", "stage1": "sft", "stage2": "sft", "direct": "sft", "star": "star"}
 ENTRIES = ("rationales", "sft", "star", "texts")
+ROLES = ("oracle", "control", "reference")
 MATCHED = ("steps_of", "flops_of", "steps_share")
 REFERENCE = re.compile(r"<(?:(?P<arm>[^/<>]+)/)?(?P<step>[^/<>]+)>")
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -52,14 +53,16 @@ class Arm:
         about (`str`): One line for table and report.
         steps (`tuple[Step, ...]`): In the order in which they run; the last training is what is evaluated.
         evaluate (`dict`): Overrides of the evaluation's recipe.
-        control (`bool`): It tests the comparison itself (true texts, shuffled ones), and is no candidate for use.
+        role (`str`, *optional*): oracle (stage 1 has true texts: if these do not gain, nothing can be seen), control
+            (another test of the comparison itself, e.g. shuffled texts), reference (beside the question); left out: a
+            candidate for use.
     """
 
     name: str
     about: str
     steps: tuple[Step, ...]
     evaluate: dict[str, Any]
-    control: bool
+    role: str | None
 
     def step(self, name: str) -> Step:
         """The step of that name.
@@ -130,16 +133,18 @@ def read_arm(name: str, folder: Path) -> Arm:
             f"arms holds '{name}', which is no arm{nearest(name, known)}; '{folder}' has {', '.join(known)}"
         )
     raw = read_mapping(file, what="arm", example="recipes/arms/rbft.yaml is one to copy")
-    check_keys(raw, {"about", "steps", "evaluate", "control"}, file, "an arm")
+    check_keys(raw, {"about", "steps", "evaluate", "role"}, file, "an arm")
     if not isinstance(raw.get("about"), str) or not raw["about"].strip():
         raise UserError(f"{file}: 'about' is missing; write one line that says what the arm is")
     for key in ("steps", "evaluate"):
         if not isinstance(raw.get(key) or {}, dict):
             raise UserError(f"{file}: '{key}' is {raw[key]!r} but must be a mapping; recipes/arms/rbft.yaml shows it")
-    if not isinstance(raw.get("control", False), bool):
-        raise UserError(f"{file}: 'control' is {raw['control']!r} but must be true or false")
+    if raw.get("role") not in (None, *ROLES):
+        raise UserError(
+            f"{file}: 'role' is {raw['role']!r} but must be one of {', '.join(ROLES)}; leave it out for a candidate"
+        )
     steps = tuple(_step(key, value, file) for key, value in (raw.get("steps") or {}).items())
-    return Arm(name, raw["about"].strip(), steps, raw.get("evaluate") or {}, raw.get("control", False))
+    return Arm(name, raw["about"].strip(), steps, raw.get("evaluate") or {}, raw.get("role"))
 
 
 def _step(name: Any, raw: Any, file: Path) -> Step:

@@ -95,7 +95,7 @@ def run_rung(run: Cells, shots: int | None) -> tuple[dict[str, list[Cell]], dict
 
 def told(arm: Arm) -> dict[str, Any]:
     """What comparison.json says of an arm whatever its figures are."""
-    return {"description": arm.about, "control": arm.control}
+    return {"description": arm.about, "role": arm.role}
 
 
 def check_oracle(run: Cells) -> None:

@@ -12,7 +12,7 @@ from rbft_trl.arms import Arm, Step, read_arms
 from rbft_trl.compare_config import CompareArguments
 from rbft_trl.configs import ModelArguments
 from rbft_trl.data.task import TaskCard, fingerprint
-from rbft_trl.evidence.stats import TREATMENTS, family
+from rbft_trl.evidence.stats import BASELINE
 from rbft_trl.model.loading import base_fingerprint
 from rbft_trl.options import anchored
 from rbft_trl.yaml_file import read_mapping
@@ -37,11 +37,8 @@ def settings_of(args: CompareArguments, base: ModelArguments, card: TaskCard) ->
 
 def treatments(args: CompareArguments, arms: dict[str, Arm]) -> list[str]:
     """The arms that are going to be corrected together for the answer, as the statistics do afterwards."""
-    entries = {
-        name: {"control": arms[name].control, "draws": [{"steps": arms[name].trained is not None}]}
-        for name in args.arms
-    }
-    return [name for name, entry in entries.items() if family(name, entry) == TREATMENTS]
+    candidates = [name for name in args.arms if arms[name].trained and arms[name].role is None]
+    return [name for name in candidates if name != BASELINE]
 
 
 def _digest(content: Any) -> str:

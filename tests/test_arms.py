@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from rbft_trl import compare
-from rbft_trl.arms import read_arms
+from rbft_trl.arms import ROLES, read_arms
 from rbft_trl.compare_config import CompareArguments
 from rbft_trl.compared import settings_of, treatments
 from rbft_trl.configs import ModelArguments
@@ -27,8 +27,10 @@ def test_every_shipped_arm_passes_the_checks(recipe: str, monkeypatch: pytest.Mo
     (args,) = parse_recipe([recipe, *words], CompareArguments)
     arms = compare.check(args)
     assert list(arms) == SHIPPED
-    controls = {name for name, arm in arms.items() if arm.control}
-    assert controls == {"oracle", "oracle_guideline", "other_hint", "permuted", "shuffled"}
+    roles = {role: {name for name, arm in arms.items() if arm.role == role} for role in ROLES}
+    assert roles["oracle"] == {"oracle", "oracle_guideline"}
+    assert roles["control"] == {"other_hint", "permuted", "shuffled"}
+    assert roles["reference"] == {"direct_flops", "direct_short"}
 
 
 def test_an_arm_whose_recipe_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +97,9 @@ ARM = {"about": "x", "steps": {"one": {"recipe": "direct"}}}
     [
         ({"about": None}, "'about' is missing"),
         ({"abuot": "x"}, "abuot"),
-        ({"control": "yes"}, "'control' is 'yes' but must be true or false"),
+        ({"role": "orakel"}, "'role' is 'orakel' but must be one of oracle, control, reference; leave it out"),
+        ({"role": True}, "'role' is True but must be"),
+        ({"control": True}, "control"),
         ({"steps": {"one": {}}}, "needs either 'recipe' or 'texts'"),
         ({"steps": {"One": {"recipe": "direct"}}}, "needs a name of small letters"),
         ({"steps": {"eval": {"recipe": "direct"}}}, "does not begin with eval"),

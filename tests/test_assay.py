@@ -45,7 +45,7 @@ def test_negative_control() -> None:
 
 
 def test_a_gap_of_three_points_is_rarely_called_none() -> None:
-    world = World({"rbft": 0.0, "oracle": 3.0}, families={"oracle": "controls"}, draws=5)
+    world = World({"rbft": 0.0, "oracle": 3.0}, roles={"oracle": "oracle"}, draws=5)
     assert at_most(assay(world, repetitions=REPETITIONS)["cannot"], 0.025, REPETITIONS)
 
 

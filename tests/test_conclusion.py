@@ -24,7 +24,7 @@ def pair(arm: str, difference: float, *, family: str = "treatments", size: int =
 
 
 def oracle(difference: float, arm: str = "oracle", **more: Any) -> dict[str, Any]:
-    return pair(arm, difference, family="controls", **more)
+    return pair(arm, difference, family="controls", role="oracle", **more)
 
 
 def content(difference: float) -> dict[str, Any]:
@@ -139,7 +139,10 @@ def test_a_larger_difference_that_is_not_sure_is_said() -> None:
 
 
 def test_what_an_oracle_arm_is_said_to_gain_is_corrected_as_the_claim_is() -> None:
-    controls = [oracle(2.9, size=2, p_corrected=0.06), pair("shuffled", 0.0, family="controls", size=2)]
+    controls = [
+        oracle(2.9, size=2, p_corrected=0.06),
+        pair("shuffled", 0.0, family="controls", role="control", size=2),
+    ]
     said = conclude([pair("rbft", SAME), *controls])
     assert "help here (+2.9 points, 95 % interval -0.1 to 5.9 for all 2 at once, corrected p = 0.060)" in said
     assert "see: oracle rationales gain 9.1 points, 95 % interval 6.1 to 12.1 for all 2 at once" in conclude(

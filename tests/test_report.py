@@ -76,7 +76,8 @@ def comparison(folder: Path, names: list[str], arms: dict[str, float], *, draws:
             cells[-1] |= {"steps": 40, "presentations": 320, "seconds": 12.5, "validation_accuracy": 0.5}
             curve = [{"step": s, "loss": 2.0 / s} for s in (1, 10, 20, 30, 40)] + [{"step": 40, "train_runtime": 9.0}]
             cells[-1] |= {"curves": [*curve, {"step": 25, "loss": float("nan")}, {"step": 20, "eval_accuracy": 0.4}]}
-        entries[arm] = {"description": f"{arm} described", "draws": cells}
+        role = {"oracle": "oracle", "shuffled": "control"}.get(arm)
+        entries[arm] = {"description": f"{arm} described", "role": role, "draws": cells}
     if "rbft" in entries:
         shares = {name: {"kept": 3, "total": 4, "share": 0.75} for name in [*names, "overall"]}
         shares["unlabelled"] = {"kept": 0, "total": 0, "share": None}

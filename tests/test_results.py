@@ -39,6 +39,22 @@ def test_it_is_small_and_holds_no_path(comparison: dict[str, Any], tmp_path: Pat
     assert read_results(tmp_path / "r.jsonl")["pairs"] == summarise(comparison, names=NAMES)["pairs"]
 
 
+def test_roles_of_a_file_that_knows_controls_alone(comparison: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+    write_results(tmp_path / "r.jsonl", comparison, names=NAMES)
+    text = (tmp_path / "r.jsonl").read_text().replace('"role":null', '"control":false')
+    text = text.replace('"role":"control"', '"control":true').replace('"shuffled"', '"true_1x_lm"')
+    (tmp_path / "old.jsonl").write_text(text)
+    assert '"role"' not in text
+    got = read_results(tmp_path / "old.jsonl")
+    assert {arm: entry["role"] for arm, entry in got["arms"].items()} == {
+        "direct": None,
+        "rbft": None,
+        "true_1x_lm": "oracle",
+        "probe": None,
+    }
+    assert "no oracle arm" not in got["sentence"] and "no oracle arm" in read_results(tmp_path / "r.jsonl")["sentence"]
+
+
 @pytest.mark.parametrize("text", ['{"format":7}\n', '{"a":1}\n', "", "[1]\n"])
 def test_another_file_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text(text)

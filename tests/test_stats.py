@@ -13,7 +13,7 @@ from rbft_trl.evidence.conclusion import conclude
 from rbft_trl.evidence.intervals import mcnemar
 from rbft_trl.evidence.metrics import compute_metrics
 from rbft_trl.evidence.outcomes import Outcomes, from_predictions, read_outcomes
-from rbft_trl.evidence.stats import compare_all, compare_arms, family, harmonic, mean_sd, summarise
+from rbft_trl.evidence.stats import compare_all, compare_arms, harmonic, mean_sd, role_of, summarise
 from rbft_trl.evidence.table import short
 
 NAMES = ["a", "b"]
@@ -110,26 +110,25 @@ def test_pairs_are_of_one_draw() -> None:
     assert wanted["lacks"] == {"star": [], "direct": []} and found["difference"] == wanted["difference"]
     assert found["per_draw"] == wanted["per_draw"]
     seen = {"rbft": first, "direct": second, "oracle": first.on([0, 1])}
-    share = compare_all(seen, {"rbft": "treatments", "oracle": "controls"})[0]["share"]
+    share = compare_all(seen, {"rbft": "candidate", "oracle": "oracle"})[0]["share"]
     assert share is None or share["share"] == 1.0, "on draw 1, the only one of all three"
     with pytest.raises(UserError, match=r"'star' has the draws \[0\] and 'direct' \[2, 1\]: none in common"):
         compare_arms(first.on([0]), second, arm="star", baseline="direct")
 
 
-def test_families() -> None:
+def test_roles() -> None:
     trained, untrained = {"draws": [{"steps": 3}]}, {"draws": [{"steps": None}]}
-    assert family("rbft", trained) == family("star", trained) == "treatments"
-    assert family("probe", untrained) == family("zero_shot", {"draws": [{}]}) == "references"
-    assert family("direct_short", trained) == "references"
-    assert family("oracle", trained) == family("x", trained | {"control": True}) == "controls"
-    assert family("x", trained | {"control": False}) == "treatments"
+    assert role_of(trained) == role_of(trained | {"role": None}) == "candidate"
+    assert role_of(untrained) == role_of({"draws": [{}]}) == "reference"
+    for role in ("oracle", "control", "reference"):
+        assert role_of(trained | {"role": role}) == role
 
 
 def test_each_family_is_corrected_for_its_own_size() -> None:
     gains = {"rbft": 8, "star": 4, "captions": 0, "oracle": 30, "shuffled": 2, "probe": -9}
     seen = {arm: outcomes(gain, 15)[0] for arm, gain in gains.items()} | {"direct": outcomes(0, 15)[1]}
-    families = dict.fromkeys(("rbft", "star", "captions"), "treatments") | {"probe": "references"}
-    pairs = compare_all(seen, families | {"oracle": "controls", "shuffled": "controls"})
+    families = dict.fromkeys(("rbft", "star", "captions"), "candidate") | {"probe": "reference"}
+    pairs = compare_all(seen, families | {"oracle": "oracle", "shuffled": "control"})
     found = {(p["arm"], p["baseline"]): p for p in pairs}
     assert len(found) == 7 and ("rbft", "shuffled") in found
     treatments = [found[arm, "direct"] for arm in ("rbft", "star", "captions")]
@@ -145,7 +144,7 @@ def test_each_family_is_corrected_for_its_own_size() -> None:
 def test_shares_are_of_the_oracle_arm_that_is_told_of_and_wide_enough_for_all() -> None:
     gains = {"rbft": 15, "star": 4, "oracle": 0, "oracle_guideline": 30}
     seen = {arm: outcomes(gain, 15)[0] for arm, gain in gains.items()} | {"direct": outcomes(0, 15)[1]}
-    families = {arm: "controls" if arm.startswith("oracle") else "treatments" for arm in gains}
+    families = {arm: "oracle" if arm.startswith("oracle") else "candidate" for arm in gains}
     pairs = compare_all(seen, families)
     (rbft,) = (pair for pair in pairs if pair["arm"] == "rbft")
     assert "the true rationales of oracle_guideline gain 30.0 points" in conclude(pairs)
@@ -161,7 +160,7 @@ def test_a_claim_and_the_interval_beside_it_agree() -> None:
         right = {arm: rng.random((5, 200)) < 0.5 + gain for arm, gain in zip(names, rng.random(3) / 8, strict=True)}
         right["direct"] = rng.random((5, 200)) < 0.5
         seen = {arm: from_predictions([draw(of) for of in found], NAMES) for arm, found in right.items()}
-        pairs = compare_all(seen, dict.fromkeys(names, "treatments"), resample=False)
+        pairs = compare_all(seen, dict.fromkeys(names, "candidate"), resample=False)
         assert all((p["p_corrected"] < 0.05) == (p["simultaneous"][0] > 0 or p["simultaneous"][1] < 0) for p in pairs)
         disagreed += any(0.05 / 3 <= p["p"] < 0.05 / 2 for p in pairs)
     assert disagreed >= 3, "cases in which the two corrections can differ"
@@ -191,7 +190,7 @@ def comparison(tmp_path: Path) -> dict[str, Any]:
             draws.append(
                 cell(tmp_path / f"{arm}{i}.jsonl", rows, **more) | ({"elsewhere": other} if arm != "probe" else {})
             )
-        made[arm] = {"description": arm, "draws": draws}
+        made[arm] = {"description": arm, "role": "control" if arm == "shuffled" else None, "draws": draws}
     return {"arms": made, "note": "Note.", "task": "t", "created": "now", "settings": {"": "0"}}
 
 

@@ -18,6 +18,7 @@ TEXTS = {
     "hinted": {"texts": "own", "source": "<rbft_hint/rationales>"},
     "shuffled": {"texts": "shuffled", "source": "<oracle_all/texts>"},
 }
+ROLES = {"true": "oracle", "guideline": "oracle", "shuffled": "control"}
 TIMES = (1, 4, 16)
 PARTS = {"lm": ["llm"], "tower": ["llm", "merger", "vision"]}
 OTHERS = ("rbft", "rbft_hint")
@@ -36,7 +37,7 @@ def write_arms(folder: Path) -> list[str]:
     for parts, trained in PARTS.items():
         steps: dict[str, Any] = {"direct": {"recipe": "direct", "steps_of": "rbft", "train_parts": trained}}
         names.append("direct" if parts == "lm" else "direct_tower")
-        _write(folder, names[-1], f"no text; labels alone, LoRA on {parts}", steps)
+        _write(folder, names[-1], f"no text; labels alone, LoRA on {parts}", steps, role="reference")
     for text, made in TEXTS.items():
         for times in TIMES:
             for parts, trained in PARTS.items():
@@ -45,12 +46,12 @@ def write_arms(folder: Path) -> list[str]:
                 steps["stage2"] = {"recipe": "stage2", "init": "<stage1>"}
                 names.append(f"{text}_{times}x_{parts}")
                 about = f"{text} texts, {times} x the labels, LoRA on {parts}"
-                _write(folder, names[-1], about, steps, control=text in ("true", "guideline", "shuffled"))
+                _write(folder, names[-1], about, steps, role=ROLES.get(text))
     return names
 
 
-def _write(folder: Path, name: str, about: str, steps: dict[str, Any], *, control: bool = False) -> None:
-    text = yaml.safe_dump({"about": about, "control": control, "steps": steps}, sort_keys=False)
+def _write(folder: Path, name: str, about: str, steps: dict[str, Any], *, role: str | None = None) -> None:
+    text = yaml.safe_dump({"about": about, "role": role, "steps": steps}, sort_keys=False)
     write_text(folder / f"{name}.yaml", text)
 
 

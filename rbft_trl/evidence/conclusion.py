@@ -218,7 +218,7 @@ def _equals(p: float) -> str:
 
 
 def _oracles(pairs: list[Pair]) -> list[Pair]:
-    return [pair for pair in _of(pairs, "controls") if pair["arm"].startswith("oracle")]
+    return [pair for pair in _of(pairs, "controls") if pair["role"] == "oracle"]
 
 
 def _of(pairs: list[Pair], family: str) -> list[Pair]:

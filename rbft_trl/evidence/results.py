@@ -33,7 +33,7 @@ def write_results(path: str | Path, comparison: dict[str, Any], *, names: Sequen
     """
     rungs = _rungs(comparison)
     arms = {arm: entry for rung in rungs for arm, entry in rung["arms"].items()}
-    told = {arm: {key: e[key] for key in ("description", "control") if key in e} for arm, e in arms.items()}
+    told = {arm: {key: e[key] for key in ("description", "role") if key in e} for arm, e in arms.items()}
     clips: dict[str, Any] = {}
     lines = []
     for rung in rungs:
@@ -67,7 +67,7 @@ def read_results(path: str | Path) -> dict[str, Any]:
     rungs: dict[Any, dict[str, Any]] = {}
     for cell in lines:
         rung = rungs.setdefault(cell["shots"], {"shots": cell["shots"], "arms": {}, "clips": _clips(head, "")})
-        entry = rung["arms"].setdefault(cell["arm"], head["arms"][cell["arm"]] | {"draws": []})
+        entry = rung["arms"].setdefault(cell["arm"], _role(cell["arm"], head["arms"][cell["arm"]]) | {"draws": []})
         own = {key: cell.get(key) for key in ("draw", *KEPT)} | {"curves": [], "rationales": None}
         own |= _read_cell(head, "", cell)
         cards = {card: _read_cell(head, card, found) for card, found in cell.get("elsewhere", {}).items()}
@@ -95,6 +95,15 @@ def _read_cell(head: dict[str, Any], card: str, cell: dict[str, Any]) -> dict[st
     said, gold = np.array(cell["said"]), np.array(clips["labels"])
     metrics = dict.fromkeys(SCORED) | cell["metrics"] | index_metrics(gold, said, clips["names"])
     return {"said": cell["said"], "metrics": metrics} | ({"clips": _clips(head, card)} if card else {})
+
+
+def _role(arm: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """What an arm's file says of it. Results from before 2026-11-28 know controls alone; names told the rest."""
+    if "control" not in entry:
+        return entry
+    oracle, reference = arm.startswith(("oracle", "true_", "guideline_")), arm.startswith("direct_")
+    role = "oracle" if oracle else "control" if entry["control"] else "reference" if reference else None
+    return {"description": entry["description"], "role": role}
 
 
 def _clips(head: dict[str, Any], card: str) -> dict[str, list[Any]]:

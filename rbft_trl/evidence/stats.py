@@ -26,6 +26,7 @@ from rbft_trl.evidence.table import text_table
 Pair = dict[str, Any]
 COSTS = ("steps", "presentations", "tokens", "flops", "seconds")
 TREATMENTS, REFERENCES, CONTROLS, CONTENT = "treatments", "references", "controls", "content"
+FAMILIES = {"candidate": TREATMENTS, "reference": REFERENCES, "control": CONTROLS, "oracle": CONTROLS}  # by role
 BASELINE = "direct"
 
 
@@ -33,7 +34,7 @@ def summarise(comparison: dict[str, Any], *, names: Sequence[str]) -> dict[str, 
     """What compare.py adds to a rung of comparison.json once all cells are there.
 
     Args:
-        comparison (`dict`): With `arms`: name → `draws` (cells), `control` (bool, *optional*) and more; `note`; and
+        comparison (`dict`): With `arms`: name → `draws` (cells), `role` (str, *optional*) and more; `note`; and
             `clips`, where the cells hold class indices instead of files (rbft_trl/evidence/results.py).
         names (`list[str]`): Every class of the card.
 
@@ -44,38 +45,36 @@ def summarise(comparison: dict[str, Any], *, names: Sequence[str]) -> dict[str, 
     entries = comparison["arms"]
     seen = {a: read_outcomes(entry["draws"], names, clips=comparison.get("clips")) for a, entry in entries.items()}
     arms = {arm: entry | {"summary": summarise_arm(seen[arm], entry["draws"])} for arm, entry in entries.items()}
-    pairs = compare_all(seen, {arm: family(arm, entry) for arm, entry in entries.items()})
+    pairs = compare_all(seen, {arm: role_of(entry) for arm, entry in entries.items()})
     elsewhere = other_cards(entries, seen, names)
     made = {"arms": arms, "pairs": pairs, "verdict": verdict(pairs), "table": text_table(arms, pairs)}
     made |= {"sentence": conclude(pairs, note=comparison.get("note", ""))}
     return made | ({"elsewhere": elsewhere} if elsewhere else {})
 
 
-def family(arm: str, entry: dict[str, Any]) -> str:
-    """The arms that an arm is corrected together with: what a user could take as an answer (treatments), what helps
-    to read that answer (controls), and what trains on no rationale or not at all (references)."""
-    if entry.get("control") or arm.startswith(("oracle", "shuffled", "permuted")):
-        return CONTROLS
+def role_of(entry: dict[str, Any]) -> str:
+    """What an arm is for, as its file says: a user could take it as an answer (candidate), or it helps to read that
+    answer (oracle, control, reference). What trains nothing is no candidate."""
     trained = any(draw.get("steps") for draw in entry["draws"])
-    return TREATMENTS if trained and not arm.startswith(BASELINE) else REFERENCES
+    return entry.get("role") or ("candidate" if trained else "reference")
 
 
-def compare_all(seen: dict[str, Outcomes], families: dict[str, str], *, resample: bool = True) -> list[Pair]:
+def compare_all(seen: dict[str, Outcomes], roles: dict[str, str], *, resample: bool = True) -> list[Pair]:
     """Every arm against `direct`, and `rbft` against `shuffled`; p-values are corrected within each family, and a
     gain is told as a share of what [`told_oracle`] gains, where that is sure to be above 0.
 
     Args:
         seen (`dict`): Outcomes by arm.
-        families (`dict`): Family by arm.
+        roles (`dict`): Role by arm, see [`role_of`]; arms are corrected with those of their family (`FAMILIES`).
         resample (`bool`, *optional*, defaults to `True`): Also give the bootstrap's intervals, which decide nothing.
     """
     pairs = []
     if BASELINE in seen:
         for name in (TREATMENTS, REFERENCES, CONTROLS):
-            arms = [arm for arm in seen if arm != BASELINE and families[arm] == name]
+            arms = [arm for arm in seen if arm != BASELINE and FAMILIES[roles[arm]] == name]
             settings = {"baseline": BASELINE, "at_once": len(arms), "resample": resample}
             found = [compare_arms(seen[arm], seen[BASELINE], arm=arm, **settings) for arm in arms]
-            pairs += [pair | {"family": name} for pair in _corrected(found)]
+            pairs += [pair | {"family": name, "role": roles[pair["arm"]]} for pair in _corrected(found)]
         if oracle := told_oracle(pairs):
             for pair in pairs:
                 if pair["family"] == TREATMENTS:
@@ -199,7 +198,7 @@ def other_cards(
         arms = {arm: {"summary": summarise_arm(outcomes, cells[arm])} for arm, outcomes in there.items()}
         for arm in arms if novel else ():
             arms[arm]["base_to_novel"] = harmonic(seen[arm], there[arm])
-        pairs = compare_all(there, {arm: family(arm, entries[arm]) for arm in there})
+        pairs = compare_all(there, {arm: role_of(entries[arm]) for arm in there})
         found[card] = {"names": list(labels), "novel": novel, "arms": arms, "pairs": pairs}
     return found
 
