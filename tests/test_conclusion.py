@@ -77,6 +77,7 @@ def test_true_rationales_that_do_not_help_end_the_search() -> None:
         ([oracle(0.9), oracle(9, "oracle_guideline")], "sees"),
         ([oracle(0.9), oracle(-1, "oracle_guideline")], "cannot help"),
         ([oracle(0.9, num_draws=1)], "unsure"),  # the luck of the draw is not in the interval
+        ([oracle(0.9, num_draws=4)], "unsure"),  # intervals of so few draws hold the truth less often than they say
         ([oracle(0.9, num_groups=9, effective_groups=9.0)], "unsure"),
         ([oracle(9, num_groups=9, effective_groups=9.0)], "unsure"),
         ([oracle(9, p_corrected=0.06)], "unsure"),

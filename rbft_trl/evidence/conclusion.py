@@ -153,7 +153,7 @@ def _oracle(oracles: list[Pair]) -> str:
     if any(map(_sees, oracles)):
         return SEES
     ruled_out = all(pair["interval"][1] < MIN_ORACLE_GAIN and _enough(pair) for pair in oracles)
-    return CANNOT if ruled_out and all(pair["num_draws"] > 1 for pair in oracles) else UNSURE
+    return CANNOT if ruled_out and all(pair["num_draws"] >= FEWEST_DRAWS for pair in oracles) else UNSURE
 
 
 def _sees(pair: Pair) -> bool:
