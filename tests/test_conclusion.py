@@ -168,6 +168,31 @@ def test_none_of_many_arms() -> None:
     assert "shuffled" not in conclude([pair("star", SAME), oracle(9)]), "without RB-FT there is nothing to shuffle"
 
 
+@pytest.mark.parametrize("main", [BETTER, WORSE, SAME])
+def test_only_arms_of_as_many_steps_are_called_step_matched(main: float) -> None:
+    for ratio in (None, 0.96, 1.0, 1.04):
+        said = conclude([pair("star", main, steps_ratio=ratio), *CONTROLS])
+        assert "step-matched" in said and "optimiser steps" not in said
+    said = conclude([pair("star", main, steps_ratio=2.43), *CONTROLS])
+    assert "direct SFT, with 2.4 times its optimiser steps, " in said and "step-matched" not in said
+    assert is_one_sentence(said)
+
+
+def test_other_steps_are_said_of_many_arms() -> None:
+    best = [pair("star", 5.1, size=3, steps_ratio=2.4), pair("joint", 4.0, size=3, steps_ratio=0.5)]
+    said = conclude([*best, pair("rbft", BETTER, size=3, steps_ratio=1.0), *CONTROLS])
+    assert "star, is better than direct SFT, with 2.4 times its optimiser steps, by 5.1 points (" in said
+    assert "also better after correction: joint, with 0.5 times its optimiser steps; RB-FT itself is better" in said
+    none = [pair("star", 1.1, size=2, steps_ratio=2.4), pair("rbft", SAME, size=2, steps_ratio=1.0)]
+    assert conclude(none).startswith(
+        "None of 2 arms can be shown to be better than direct SFT (the best is star, with 2.4 times its optimiser "
+        "steps: +1.1 points"
+    )
+    matched = [pair("rbft", SAME, size=2, steps_ratio=1.0), pair("star", -0.1, size=2, steps_ratio=2.4)]
+    said = conclude(matched)
+    assert "better than direct SFT (the best is RB-FT: +0.6" in said and "step-matched" not in said
+
+
 def test_few_draws_and_few_sources_are_said() -> None:
     one = conclude([pair("rbft", BETTER, num_draws=1, covers="clips only")])
     assert "1,000 clips, 1 draw, so the interval covers the clips only and not the luck of the draw)" in one

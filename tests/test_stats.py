@@ -208,6 +208,10 @@ def test_summarise_reads_the_files_and_fills_the_comparison(comparison: dict[str
     assert summary["shuffled_frames"]["loss"]["mean"] == pytest.approx(0.25)
     assert "shuffled_frames" not in got["arms"]["direct"]["summary"]
     assert got["arms"]["rbft"]["draws"] == comparison["arms"]["rbft"]["draws"]
+    assert got["pairs"][0]["steps_ratio"] == 1.0 and got["pairs"][1]["steps_ratio"] is None
+    for drawn in comparison["arms"]["rbft"]["draws"]:
+        drawn["steps"] = 73
+    assert "direct SFT, with 2.4 times its optimiser steps, by" in summarise(comparison, names=NAMES)["sentence"]
     assert got["verdict"]["better"] == ["rbft"] and got["sentence"].endswith("Note.")
     lines = got["table"].splitlines()
     wanted = r"rbft +30\.0 ± 0\.0 +20\.\d-39\.\d +23\.1 ± 0\.0 +\+20\.0 +0\.00\d +30 +240 +1\.5 M +20 T +9"

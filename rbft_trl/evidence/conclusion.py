@@ -12,6 +12,8 @@ FEWEST_GROUPS = 10  # fewer (effective) sources of clips say too little of other
 FEWEST_DRAWS = 5  # with fewer, intervals of 95 % held the truth in 91 % at worst (docs/statistics.md)
 MIN_ORACLE_GAIN = 3.0  # points; below, no filter of rationales could win more than noise
 ALPHA = 0.05
+MATCHED_WITHIN = 0.05  # an arm whose optimiser steps differ by more is not called step-matched
+DIRECT, MATCHED = "direct SFT", "step-matched direct SFT"
 BOTH, CLIPS_ONLY = "clips and draws", "clips only"
 SEES, CANNOT, UNSURE, ABSENT = "sees", "cannot help", "unsure", "absent"
 TITLES = {"rbft": "RB-FT"}
@@ -72,24 +74,25 @@ def _main_part(treatments: list[Pair], found: dict[str, Any]) -> str:
         subject = f"The best of {len(treatments)} arms, {title(best)}," if many else title(best)
         if larger := ", ".join(map(title, treatments[: treatments.index(best)])):
             subject = f"Of {len(treatments)} arms, {title(best)} (the larger difference of {larger} is not sure)"
-        others = [title(pair) for pair in others if pair["arm"] != "rbft"]  # which has a part of its own
+        others = [f"{title(pair)}{_steps(pair)}" for pair in others if pair["arm"] != "rbft"]  # it has its own part
         also = f"; also better after correction: {', '.join(others)}" if others else ""
         size = f"{_size(best)} points ({_figures(best)}){_share(best)}"
-        return f"{subject} is better than step-matched direct SFT by {size}{also}"
+        return f"{subject} is better than {_rival(best)} by {size}{also}"
     best = treatments[0]
     if not many and found["worse"]:
-        return f"{title(best)} is worse than step-matched direct SFT by {_size(best)} points ({_figures(best)})"
+        return f"{title(best)} is worse than {_rival(best)} by {_size(best)} points ({_figures(best)})"
     limit = signed_points(best["smallest_detectable"]["points"], sign=False)
     gain = f"{signed_points(best['difference'])} points, {_figures(best)}"
     invisible = f"differences under {limit} points were invisible here (80 % power)"
     if not many:
-        return f"No difference between {title(best)} and step-matched direct SFT can be shown ({gain}); {invisible}"
+        return f"No difference between {title(best)} and {_rival(best)} can be shown ({gain}); {invisible}"
     told = {"rbft"} - {best["arm"]}  # in a part of its own
     worse = [title(pair) for pair in reversed(treatments) if pair["arm"] in set(found["worse"]) - told]
     less = f"; worse after correction: {', '.join(worse)}" if worse else ""
+    rival = DIRECT if any(map(_steps, treatments)) else MATCHED
     return (
-        f"None of {len(treatments)} arms can be shown to be better than step-matched direct SFT (the best is "
-        f"{title(best)}: {gain}); {invisible}{less}"
+        f"None of {len(treatments)} arms can be shown to be better than {rival} (the best is "
+        f"{title(best)}{_steps(best)}: {gain}); {invisible}{less}"
     )
 
 
@@ -100,7 +103,9 @@ def _own_part(treatments: list[Pair], found: dict[str, Any]) -> list[str]:
     if own is None or told == "rbft":
         return []
     words = {1: "is better too", 0: "cannot be told from it", -1: "is worse"}[_side(own)]
-    return [f"RB-FT itself {words} ({signed_points(own['difference'])} points, {_figures(own, counts=False)})"]
+    return [
+        f"RB-FT itself{_steps(own)} {words} ({signed_points(own['difference'])} points, {_figures(own, counts=False)})"
+    ]
 
 
 def told_oracle(pairs: list[Pair]) -> Pair | None:
@@ -169,6 +174,19 @@ def _side(pair: Pair) -> int:
 
 def _enough(pair: Pair) -> bool:
     return round(pair["effective_groups"]) >= FEWEST_GROUPS  # rounded: ten of nearly one size are ten
+
+
+def _rival(pair: Pair) -> str:
+    """Direct SFT, as what it is beside this arm."""
+    return f"{DIRECT}{_steps(pair)}," if _steps(pair) else MATCHED
+
+
+def _steps(pair: Pair) -> str:
+    """That an arm had other optimiser steps than direct SFT, so that its difference is not one of the method alone."""
+    times = pair.get("steps_ratio")
+    if times is None or abs(times - 1) <= MATCHED_WITHIN:
+        return ""
+    return f", with {times:.2g} times its optimiser steps"
 
 
 def _size(pair: Pair) -> str:

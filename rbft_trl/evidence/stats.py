@@ -46,6 +46,7 @@ def summarise(comparison: dict[str, Any], *, names: Sequence[str]) -> dict[str, 
     seen = {a: read_outcomes(entry["draws"], names, clips=comparison.get("clips")) for a, entry in entries.items()}
     arms = {arm: entry | {"summary": summarise_arm(seen[arm], entry["draws"])} for arm, entry in entries.items()}
     pairs = compare_all(seen, {arm: role_of(entry) for arm, entry in entries.items()})
+    pairs = [pair | {"steps_ratio": _steps_ratio(arms, pair)} for pair in pairs]
     elsewhere = other_cards(entries, seen, names)
     made = {"arms": arms, "pairs": pairs, "verdict": verdict(pairs), "table": text_table(arms, pairs)}
     made |= {"sentence": conclude(pairs, note=comparison.get("note", ""))}
@@ -245,6 +246,12 @@ def _corrected(pairs: list[Pair]) -> list[Pair]:
     would find a little more, but has no intervals of its own."""
     size = len(pairs)
     return [pair | {"p_corrected": min(1.0, size * pair["p"]), "family_size": size} for pair in pairs]
+
+
+def _steps_ratio(arms: dict[str, dict[str, Any]], pair: Pair) -> float | None:
+    """Optimiser steps of an arm / those of its baseline; None where one of them was not trained."""
+    own, other = (arms[pair[name]]["summary"]["costs"]["steps"] for name in ("arm", "baseline"))
+    return own / other if own and other else None
 
 
 def _share(arm: Outcomes, oracle: Outcomes, direct: Outcomes, *, at_once: int) -> dict[str, Any] | None:
