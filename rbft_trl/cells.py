@@ -112,12 +112,10 @@ class Cells:
         return Done(output, {"seconds": 0.0})
 
     def rationales(self, step: Step, words: list[str], output: Path, place: Place) -> Done:
-        """Stage 0. Its cost: the tokens of prompts (once per clip that is read) and of texts."""
+        """Stage 0. Its cost: the tokens of clips and prompts (once per reading) and of texts."""
         own = ["--seed", str(place.draw), "--output_file", str(output)]
         self.run("rationales", [self.args.recipe_of(step.recipe), *self.drawn(place), *own, *words])
-        samples, collator = read_jsonl(output), self.task(place).collator()
-        prompt = collator.card.rationale_prompt(definitions=collator.definitions)
-        return Done(output, {"tokens": tokens_written(samples, prompt, collator.encode)})
+        return Done(output, {"tokens": tokens_written(read_jsonl(output), self.task(place))})
 
     def trained(self, step: Step, words: list[str], folder: Path, place: Place) -> Done:
         """A stage, or Video-STaR."""

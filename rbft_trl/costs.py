@@ -3,12 +3,12 @@
 Input: finished steps. Output: steps, clips shown, tokens, FLOPs and seconds of an arm on one draw.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rbft_trl.data.jsonl import read_json, write_json
+from rbft_trl.start import Task
 
 COSTS = ("steps", "presentations", "tokens", "flops", "seconds")
 
@@ -51,10 +51,12 @@ def closure(needs: dict[Path, Done]) -> dict[Path, Done]:
     return found
 
 
-def tokens_written(samples: list[dict[str, Any]], prompt: str, encode: Callable[[str], list[int]]) -> int:
-    """Tokens of stage 0: of every text, and of the prompt once per reading of a clip; those of frames are left out."""
-    readings = {(sample["id"], bool(sample.get("shown"))) for sample in samples}
-    return sum(len(encode(sample["text"])) for sample in samples) + len(encode(prompt)) * len(readings)
+def tokens_written(samples: list[dict[str, Any]], task: Task) -> int:
+    """Tokens of stage 0: of every text, and of clip and plain prompt once per reading of a clip."""
+    collator, rows = task.collator(), {row["id"]: row | {"target": "rationale", "text": ""} for row in task.rows}
+    readings = sorted({(sample["id"], bool(sample.get("shown"))) for sample in samples})
+    read = collator.count_tokens([rows[i] for i, _ in readings], [task.manifest[i] for i, _ in readings])
+    return sum(read) + sum(len(collator.encode(sample["text"])) for sample in samples)
 
 
 def first_seconds(path: Path, spent: float) -> float:

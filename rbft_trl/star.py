@@ -21,11 +21,11 @@ from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import NothingKept, UserError, run_entry
 from rbft_trl.evidence.yields import save_yields_picture, share, table_of, yields_of
 from rbft_trl.launched import run_launched
-from rbft_trl.model.loading import load_processor
 from rbft_trl.model.provenance import read_record
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe, words_of
 from rbft_trl.star_config import StarArguments
+from rbft_trl.start import open_task
 from rbft_trl.stopping import Stopped
 from rbft_trl.training_config import TrainingConfig
 
@@ -105,9 +105,9 @@ class Star:
 
     def __init__(self, args: StarArguments, card: TaskCard, data: DataArguments, base: ModelArguments) -> None:
         self.args = args
-        self.card, self.definitions = card, data.definitions
+        self.card = card
         self.out = make_folder(args.output_dir)
-        self.tokenizer = load_processor(base.model_name_or_path, base.model_revision).tokenizer
+        self.task = open_task(data, base)
         self.made: dict[Path, Done] = {}
 
     def run_cycles(self) -> tuple[list[dict[str, Any]], str]:
@@ -136,9 +136,7 @@ class Star:
         started = time.perf_counter()
         self.run(f"cycle {number}: generate", "rationales", self.args.rationales, *words)
         seconds, samples = first_seconds(file, time.perf_counter() - started), read_jsonl(file)
-        prompt = self.card.rationale_prompt(definitions=self.definitions)
-        tokens = tokens_written(samples, prompt, lambda text: self.tokenizer(text).input_ids)
-        self.made[file] = Done(file, {"tokens": tokens, "seconds": seconds})
+        self.made[file] = Done(file, {"tokens": tokens_written(samples, self.task), "seconds": seconds})
         yields = yields_of(samples, self.card)
         by = writer["weights"] if writer else "base"
         print(
