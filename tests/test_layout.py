@@ -4,6 +4,7 @@ Each rule is a function over source text, and each is shown a planted breach, so
 """
 
 import ast
+import functools
 import graphlib
 import importlib.metadata
 import re
@@ -114,9 +115,14 @@ def forbidden_imports(room: str, source: str) -> list[str]:
     return bad
 
 
+@functools.cache
+def installed() -> frozenset[str]:
+    """Names that installed packages can be imported by; listing them takes seconds."""
+    return frozenset(importlib.metadata.packages_distributions())
+
+
 def clashes(name: str) -> bool:
-    installed = importlib.metadata.packages_distributions().keys()
-    return name in sys.stdlib_module_names or name in installed
+    return name in sys.stdlib_module_names or name in installed()
 
 
 def test_there_is_something_to_look_at() -> None:

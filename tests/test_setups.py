@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from rbft_trl import compare, rationales, sft
+from rbft_trl.cells import shared
 from rbft_trl.compare_config import CompareArguments
 from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
 from rbft_trl.errors import UserError, run_entry
@@ -189,11 +190,11 @@ def test_a_comparison_passes_its_setup_and_card_to_every_stage(monkeypatch: pyte
     for setup in ("qlora_24gb", "lora_80gb", "full_8gpu"):
         file = str(REPOSITORY / f"recipes/setups/{setup}.yaml")
         (args,) = parse_recipe([recipe, "--setup", file, "--task", "mine.yaml"], CompareArguments)
-        assert compare.shared(args) == ["--task", "mine.yaml", "--setup", file]
+        assert shared(args) == ["--task", "mine.yaml", "--setup", file]
         if setup != "full_8gpu":  # of bf16 weights: refused in one process (test_full_precision.py)
             compare.check(args)
     (args,) = parse_recipe([recipe], CompareArguments)
-    assert compare.shared(args) == []
+    assert shared(args) == []
     compare.check(args)
 
 

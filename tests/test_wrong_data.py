@@ -1,13 +1,14 @@
 """Wrong cards and wrong data as commands: one sentence with the value, the file and line, and the way out."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-REPOSITORY = Path(__file__).parents[1]
+from rbft_trl import check
+from rbft_trl.errors import run_entry
+
 CARD = {"name": "home", "question": "What?", "role": "You see.", "aspects": ["things"]}
 CARD |= {"labels": {"cat": "a cat walks by", "fire alarm": "smoke or flames"}}
 CSV = "video,label\na.mp4,cat\nb.mp4,fire alarm\n"
@@ -84,7 +85,10 @@ CASES: dict[str, tuple[dict, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_wrong_card_or_table_is_one_sentence(name: str, tmp_path: Path) -> None:
+def test_a_wrong_card_or_table_is_one_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """In this process, as a command would; tests/test_wrong_recipes.py starts real ones."""
     change, words = CASES[name]
     card = CARD | {"data": {"root": "clips"} | change.get("data", {})}
     card |= {key: value for key, value in change.items() if key not in ("data", "file", "folders", "prompt")}
@@ -103,9 +107,11 @@ def test_a_wrong_card_or_table_is_one_sentence(name: str, tmp_path: Path) -> Non
         card["prompts"] = "prompts"
     text = yaml.safe_dump({key: value for key, value in card.items() if value is not ...}, sort_keys=False)
     (tmp_path / "card.yaml").write_text(text)
-    command = [sys.executable, str(REPOSITORY / "rbft_trl/check.py"), "card.yaml"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
-    assert all(word in done.stderr for word in words), done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["check.py", "card.yaml"])
+    with pytest.raises(SystemExit, match="2"):
+        run_entry(check.main)
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1, told
+    assert all(word in told for word in words), told
     assert not (tmp_path / "outputs/check/check.json").exists()
