@@ -141,8 +141,10 @@ def test_a_comparison_without_training_or_rationales(tmp_path: Path) -> None:
     made = comparison(tmp_path, ["a", "b"], {"zero_shot": 0.5}, draws=1)
     for cell in made["arms"]["zero_shot"]["draws"]:
         cell |= {"steps": None, "presentations": None, "seconds": 0.0, "curves": []}
+    made["left_out"] = {"rbft_rebuild": "draw 0: class 'a' has no kept rationale <b>"}
     build_report(made, tmp_path / "report.html", strips=[], note="")
     text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "Left out: rbft_rebuild - draw 0: class 'a' has no kept rationale <b>" in text
     assert "Learning curves" not in text and "Differences" not in text and "beside their frames" not in text
     assert "1 draw of labelled clips" in text and "±" in text and "None" not in text
 

@@ -81,6 +81,7 @@ def view(
         "counts": counted,
         "sentence": comparison["sentence"].removesuffix(note).rstrip(),
         "note": note,
+        "left_out": [*rungs[-1].get("left_out", {}).items()],
         "arms": [arm_view(name, entry) for name, entry in arms.items()],
         "budgets": budget_views(arms),
         "ladder": ladder_views(rungs),
