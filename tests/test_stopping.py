@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 from rbft_trl import eval as evaluation
 from rbft_trl import rationales, sft
 from rbft_trl.data.jsonl import read_jsonl
+from rbft_trl.errors import UserError
+from rbft_trl.model.stop import readers_told
 from rbft_trl.stopping import Stopped
 from tests.helpers import REPOSITORY, toy_recipe
 
@@ -185,3 +187,20 @@ def test_stage0_and_evaluation_stop_after_a_batch_and_go_on(toy_set: tuple, smok
     )
     assert stopped == straight and all(row["error"] is None for row in straight)
     assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("*.stop"))
+
+
+def test_a_reader_that_died_is_told_once() -> None:
+    """Its end is noticed where it handed over a batch, and its SIGCHLD may come while that is being told."""
+
+    def torchs(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    before = signal.signal(signal.SIGCHLD, torchs)
+    try:
+        with pytest.raises(UserError, match=r"a process that reads clips was killed or hangs \(EOFError\)"):
+            with readers_told():
+                raise EOFError
+        os.kill(os.getpid(), signal.SIGCHLD)
+        time.sleep(0.05)
+    finally:
+        signal.signal(signal.SIGCHLD, before)

@@ -139,6 +139,8 @@ def readers_told() -> Iterator[None]:
     except (RuntimeError, EOFError, ConnectionError) as error:  # the last two: it died while it handed over a batch
         if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
             raise
+        if hasattr(signal, "SIGCHLD"):  # torch's handler would raise once more, in the midst of telling
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         what = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"a process that reads clips was killed or hangs ({what}); look for a clip or disk that does not answer, "
