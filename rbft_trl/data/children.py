@@ -23,6 +23,9 @@ MOST_POOLS = 10  # that may break in one run before it is given up
 AHEAD = 4  # items in flight per child
 
 
+GRACE = 10.0  # seconds beside those for one item, in which a child is killed and another begins
+
+
 class PoolBroke(RuntimeError):
     """A child was killed from outside while it held what all children share; its clip is not to blame."""
 
@@ -99,10 +102,13 @@ def _schedule(pool: ProcessPool, work: Callable[[Any], Any], item: Any, seconds:
 
 def _result(future: Any, seconds: float) -> Any:
     try:
-        return future.result()
+        # The first of what is pending has begun; a child that is killed while it takes an item loses it unheard.
+        return future.result(timeout=seconds + GRACE)
     except (BrokenExecutor, CancelledError) as error:
         raise PoolBroke(str(error)) from error
     except TookTooLong:
+        if not future.done():
+            raise PoolBroke(f"no answer in {seconds + GRACE:g} s") from None
         return ChildError("too_long", f"reading it took more than {seconds:g} s; cut it into parts, or convert it")
     except ProcessExpired as error:
         return ChildError("unreadable", f"its decoder crashed (exit {error.exitcode}); convert it to H.264 mp4")
