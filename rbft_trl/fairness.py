@@ -20,9 +20,9 @@ from rbft_trl.star_config import StarArguments
 from rbft_trl.texts import check_texts
 from rbft_trl.training_config import TrainingConfig
 
-# What all trainings must share so that a step means the same; rates and parts are each arm's own.
-# How often the validation clips are looked at is one too: the best of more looks is better by luck.
+# What last stages must share: the best of more looks at the validation clips is better by luck.
 LOOKS = ("eval_strategy", "eval_steps", "load_best_model_at_end")
+# What all trainings must share so that a step means the same; rates and parts are each arm's own.
 MATCHED = ("per_device_train_batch_size", "gradient_accumulation_steps", "use_peft", "lora_r", "lora_alpha")
 MATCHED += ("lora_dropout", "optim")
 LENGTH = ("max_steps", "num_train_epochs", "dataloader_drop_last")
@@ -143,8 +143,8 @@ def check_step(
     if step.entry == "star":
         words = ["--stage2", args.stage2, *words_of(step.settings)]
         (parts,) = parse_recipe([recipe, *shared(args), *words], StarArguments)
-        _, *groups = star.check(parts)
-        _same(recipe, (*groups,), args.eval, evaluated)
+        _, data, base = star.check(parts)
+        _same(recipe, (data, base), args.eval, evaluated)
         return {(arm.name, step.name): (parts.stage1, _read(args, parts.stage1, "sft"))}
     groups = _read(args, recipe, step.entry, step.settings)
     _same(recipe, groups, args.eval, evaluated)

@@ -21,8 +21,6 @@ SECONDS = 7.0  # per item; to kill a child takes up to 3 more
 GIGABYTES = 2.0  # per child, beyond what it has mapped when it starts
 MOST_POOLS = 10  # that may break in one run before it is given up
 AHEAD = 4  # items in flight per child
-
-
 GRACE = 10.0  # seconds beside those for one item, in which a child is killed and another begins
 
 
