@@ -11,6 +11,8 @@ import pytest
 
 from rbft_trl.data.jsonl import read_jsonl
 from rbft_trl.data.task import TaskCard
+from toy import attribute_probe
+from toy.attribute_probe import probe_cells
 from toy.captions import true_shares
 from toy.clips import main as make_clips
 from toy.clips import plan, read_arguments
@@ -130,3 +132,21 @@ def test_captions_are_compared_with_the_truth(toy_set: tuple[Path, Path]) -> Non
     shares = true_shares(str(toy_set[0]), split="test")
     assert set(shares) == {*ATTRIBUTES, "all"} and shares["all"]["n"] == 24 * len(ATTRIBUTES)
     assert shares["motion"]["share"] > 0.8 > shares["shape"]["share"]  # at shift 0.3 it sees most, but shapes
+
+
+def test_the_probe_reads_attributes_of_other_sources_and_goes_on(
+    toy_set: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "ladder_far.attributes.jsonl"
+    probe_cells(tmp_path, kept, str(toy_set[0]), range(2))
+    (line,) = read_jsonl(kept)
+    assert (line["arm"], line["draw"], line["n"]) == ("base", None, 24)
+    assert line["right"]["size"] > 0.7 and 0 < line["right"]["all"] < 1
+    stage = tmp_path / "draw1/true_1x_lm/stage1"
+    stage.mkdir(parents=True)
+    (stage / "rbft.json").touch()
+    asked = []
+    found = {name: {"share": 0.5, "n": 24} for name in ATTRIBUTES} | {"all": {"share": 0.5, "n": 24 * len(ATTRIBUTES)}}
+    monkeypatch.setattr(attribute_probe, "probe_attributes", lambda card, stage: asked.append(stage) or found)
+    probe_cells(tmp_path, kept, str(toy_set[0]), range(2))
+    assert asked == [str(stage)] and [(x["arm"], x["draw"]) for x in read_jsonl(kept)[1:]] == [("true_1x_lm", 1)]

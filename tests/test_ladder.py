@@ -9,6 +9,7 @@ from rbft_trl.compare_config import CompareArguments
 from rbft_trl.recipe import parse_recipe
 from tests.helpers import REPOSITORY
 from toy import ladder
+from toy.attribute_probe import attributes
 
 
 def test_every_cell_is_an_arm_that_the_comparison_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,9 +26,15 @@ def test_every_cell_is_an_arm_that_the_comparison_accepts(tmp_path: Path, monkey
     assert arms["shuffled_16x_tower"].step("texts").settings == {"source": "<oracle_all/texts>", "times_labels": 16}
 
 
-def test_the_table_tells_each_cell_with_its_interval() -> None:
+def test_the_table_tells_each_cell_with_its_interval_and_what_the_model_sees() -> None:
     entry = {"summary": {"accuracy": {"mean": 0.5, "sd": 0.02}}}
     pair = {"arm": "true_16x_tower", "baseline": "direct", "difference": 4.2, "interval": [1.0, 7.4]}
-    text = ladder.table({"arms": {"direct": entry, "true_16x_tower": entry}, "pairs": [pair]})
-    assert "| none | 0 | lm | 50.0 ± 2.0 |  |" in text
-    assert "| true | 16x | tower | 50.0 ± 2.0 | +4.2 (1.0 to 7.4) |" in text
+    right = {"size": 0.9, "motion": 0.5, "all": 0.8}
+    lines = [{"arm": "base", "draw": None, "right": right}]
+    lines += [{"arm": "true_16x_tower", "draw": draw, "right": right | {"size": 0.9 + draw / 10}} for draw in (0, 1)]
+    comparison = {"arms": {"direct": entry, "true_16x_tower": entry}, "pairs": [pair]}
+    text = ladder.table(comparison, attributes(lines))
+    assert "| the base | | | | | 90.0 | 50.0 | 80.0 |" in text
+    assert "| none | 0 | lm | 50.0 ± 2.0 |  |  |  |  |" in text
+    assert "| true | 16x | tower | 50.0 ± 2.0 | +4.2 (1.0 to 7.4) | 95.0 ± 7.1 | 50.0 ± 0.0 | 80.0 ± 0.0 |" in text
+    assert len({line.count("|") for line in text.splitlines()}) == 1

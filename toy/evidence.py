@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbft_trl import compare
+from rbft_trl.data.jsonl import read_jsonl
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.results import merge_results, read_results
+from toy.attribute_probe import attributes, probe_cells
 from toy.domains import DOMAINS
 from toy.ladder import table, write_arms
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "results"
+PROBED = 3  # draws of the ladder whose models are probed for what they see, 12 s each
 UNTRAINED = ["majority", "zero_shot", "probe", "heads"]
 MAIN = ["direct", "rbft", "shuffled", "oracle"]
 ALL = [
@@ -89,7 +92,8 @@ def make_clips(domain: str) -> None:
 
 def execute(name: str, *, seeds: int, first: int) -> None:
     """Runs a comparison in two processes of one thread each, then gathers, and adds its draws to results/."""
-    make_clips(RUNS[name].domain)
+    run = RUNS[name]
+    make_clips(run.domain)
     words = command(name, seeds=seeds, first=first)
     script, one = str(REPOSITORY / "rbft_trl/compare.py"), os.environ | {"OMP_NUM_THREADS": "1"}
     parts = [
@@ -103,6 +107,10 @@ def execute(name: str, *, seeds: int, first: int) -> None:
     RESULTS.mkdir(exist_ok=True)
     kept = RESULTS / f"{name}.jsonl"
     merge_results(kept, [*([kept] if kept.is_file() else []), REPOSITORY / f"outputs/toy/{name}/results.jsonl"])
+    if run.arms is None:
+        rung, card = f"outputs/toy/{name}/shots{run.shots[0]}", f"recipes/tasks/{DOMAINS[run.domain].card}"
+        draws = range(first, min(first + seeds, PROBED))
+        probe_cells(REPOSITORY / rung, RESULTS / f"{name}.attributes.jsonl", str(REPOSITORY / card), draws)
 
 
 def tables(names: list[str]) -> None:
@@ -116,7 +124,8 @@ def tables(names: list[str]) -> None:
         for rung in comparison["rungs"]:
             print(f"\n## {name}, {rung['shots']} shots\n\n{rung['table']}\n\n{rung['sentence']}")
         if RUNS[name].arms is None:
-            print("\n" + table(comparison))
+            probed = RESULTS / f"{name}.attributes.jsonl"
+            print("\n" + table(comparison, attributes(read_jsonl(probed)) if probed.is_file() else {}))
 
 
 def main(argv: list[str]) -> None:

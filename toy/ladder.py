@@ -22,6 +22,8 @@ ROLES = {"true": "oracle", "guideline": "oracle", "shuffled": "control"}
 TIMES = (1, 4, 16)
 PARTS = {"lm": ["llm"], "tower": ["llm", "merger", "vision"]}
 OTHERS = ("rbft", "rbft_hint")
+SEEN = ("size", "motion", "all")  # attributes that make the class of *far*, and all
+Attributes = dict[str, dict[str, tuple[float, float | None, int]]]
 
 
 def write_arms(folder: Path) -> list[str]:
@@ -55,23 +57,36 @@ def _write(folder: Path, name: str, about: str, steps: dict[str, Any], *, role: 
     write_text(folder / f"{name}.yaml", text)
 
 
-def table(comparison: dict[str, Any]) -> str:
-    """The ladder as Markdown: accuracy, and the difference to direct SFT with its interval."""
+def table(comparison: dict[str, Any], probed: Attributes) -> str:
+    """The ladder as Markdown: accuracy, the difference to direct SFT with its interval, and what the model sees.
+
+    Args:
+        comparison (`dict`): Of `read_results`.
+        probed (`dict`): Of toy/attribute_probe.py: what a probe reads off the model after stage 1, where measured.
+    """
     arms = comparison["arms"]
     pairs = {pair["arm"]: pair for pair in comparison["pairs"] if pair["baseline"] == "direct"}
-    lines = [
-        "| text of stage 1 | clips in stage 1 | LoRA on | accuracy % | against direct, points |",
-        "|---" * 5 + "|",
-    ]
+    seen = " | ".join(f"probe: {name} %" for name in SEEN)
+    lines = [f"| text of stage 1 | clips in stage 1 | LoRA on | accuracy % | against direct, points | {seen} |"]
+    lines.append("|---" * (5 + len(SEEN)) + "|")
+    if "base" in probed:
+        lines.append(f"| the base | | | | | {_seen(probed, 'base')} |")
     for name, entry in arms.items():
         text, times, parts = _told(name)
-        mean = entry["summary"]["accuracy"]
-        said = f"{100 * mean['mean']:.1f}" + ("" if mean["sd"] is None else f" ± {100 * mean['sd']:.1f}")
         pair = pairs.get(name)
         low, high = pair["interval"] if pair else (0, 0)
         gain = f"{pair['difference']:+.1f} ({low:.1f} to {high:.1f})" if pair else ""
-        lines.append(f"| {text} | {times} | {parts} | {said} | {gain} |")
+        mean = _mean_sd(**{key: entry["summary"]["accuracy"][key] for key in ("mean", "sd")})
+        lines.append(f"| {text} | {times} | {parts} | {mean} | {gain} | {_seen(probed, name)} |")
     return "\n".join(lines) + "\n"
+
+
+def _mean_sd(mean: float, sd: float | None) -> str:
+    return f"{100 * mean:.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
+
+
+def _seen(probed: Attributes, arm: str) -> str:
+    return " | ".join(_mean_sd(*probed[arm][name][:2]) if arm in probed else "" for name in SEEN)
 
 
 def _told(name: str) -> tuple[str, str, str]:
