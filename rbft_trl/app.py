@@ -17,6 +17,7 @@ from rbft_trl.data.video import Clip, ClipError, read_row
 from rbft_trl.errors import UserError, run_entry
 
 MOST_BYTES = "500mb"  # of an upload
+NONE = "The model wrote a class name and no reason; a checkpoint of stage 1 writes reasons."
 NOTE = "A rationale is what the model wrote about the clip; it is not the reason for the label."
 
 
@@ -95,7 +96,7 @@ def answer(
     text = ""
     if write:
         (text,) = classifier.rationales([row], [clip])
-        text = classifier.collator.card.without_final_line(text)
+        text = text or NONE
     return scores, [Image.fromarray(frame) for frame in clip.frames], text
 
 

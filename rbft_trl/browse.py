@@ -8,7 +8,6 @@ from typing import Any
 
 from rbft_trl.classifier import VideoClassifier
 from rbft_trl.data.jsonl import read_jsonl
-from rbft_trl.data.task import TaskCard
 from rbft_trl.data.video import ClipError
 from rbft_trl.evidence.mistakes import choose
 from rbft_trl.start import Task
@@ -49,7 +48,7 @@ def mistake_strips(task: Task, cell: dict[str, Any], checkpoint: Path) -> list[d
         batch = shown[start : start + classifier.batch_size]
         texts = classifier.rationales([rows[clip["id"]] for clip in batch], [clip["frames"] for clip in batch])
         for clip, text in zip(batch, texts, strict=True):
-            clip |= {"text": written(text, task.card), "concludes": task.card.parse_label(text)}
+            clip |= {"text": task.card.reasoning(text), "concludes": task.card.parse_label(text)}
     return [clip | {"frames": clip["frames"].frames} for clip in shown] + unread
 
 
@@ -80,12 +79,6 @@ def agreement(task: Task, cell: dict[str, Any], checkpoint: Path, *, most: int =
         texts = classifier.rationales(clips, [collator.read_row(row) for row in clips])
         for prediction, text in zip(batch, texts, strict=True):
             said = task.card.parse_label(text)
-            bare = said is not None and not written(text, task.card)
+            bare = said is not None and not task.card.reasoning(text)
             found["bare" if bare else "same" if said == prediction["prediction"] else "other" if said else "none"] += 1
     return found
-
-
-def written(text: str, card: TaskCard) -> str:
-    """The rationale in what a model wrote: all before its final line, empty if that is no more than a class name."""
-    reasoning = card.without_final_line(text).strip()
-    return "" if "\n" not in reasoning and card.parse_label(reasoning) else reasoning

@@ -90,6 +90,8 @@ def run(
         print(
             f"{len(rows)} clips: {len(rows) - bad - unsure} labelled, {unsure} below the threshold, {bad} unreadable"
         )
+        if args.rationale and (none := sum(row["error"] is None and not row["rationale"] for row in rows)):
+            print(f"{none} clips have no rationale: the model wrote a class name alone, as it was trained to do last")
         if left:
             print(
                 f"{len(left) / seconds:.1f} clips/s after {loaded - started:.1f} s of loading; written to '{output}'"

@@ -73,7 +73,11 @@ def test_a_table_of_a_folder_with_a_bad_clip(trained: Path, toy_set: tuple, tmp_
     assert [Path(row["clip"]).name for row in table] == ["0, x.mp4", "1, x.mp4", "2, x.mp4", "bad.mp4"]
     assert "not_a_video" in table[3]["error"] and not table[3]["label"] and not table[3]["score: dorvan"]
     assert all(row["abstained"] == "True" and not row["label"] and float(row["score"]) < 0.99 for row in table[:3])
-    assert all("rationale" in row for row in rows[:3]) and not list(tmp_path.glob("*.part"))
+    assert (
+        all("rationale" in row for row in rows[:3])
+        and "rationale" not in rows[3]
+        and not list(tmp_path.glob("*.part"))
+    )
     with pytest.raises(UserError, match=r"out\.csv' exists"):
         predict.main(command)
 
@@ -242,3 +246,17 @@ def test_a_clip_that_changed_is_read_again_and_two_runs_do_not_mix(
     (tmp_path / "0.mp4").write_bytes(b"spoilt")
     rows = predict.main(command)
     assert "not_a_video" in rows[0]["error"] and all(row["error"] is None for row in rows[1:])
+
+
+def test_a_class_name_is_no_rationale(
+    trained: Path, toy_set: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    clips = sorted(str(path) for path in (toy_set[1] / "clips").iterdir())[:3]
+    texts = ["Dorvan.", "Classification: dorvan", "It moves left.\nClassification: dorvan"]
+    monkeypatch.setattr("rbft_trl.classifier.write", lambda *_, **__: (texts, [False] * 3))
+    command = [*clips, "--model", str(trained), "--use_cpu", "--output", str(tmp_path / "out.csv"), "--rationale"]
+    rows = predict.main(command)
+    assert [row["rationale"] for row in rows] == [None, None, "It moves left."]
+    assert "2 clips have no rationale: the model wrote a class name alone" in capsys.readouterr().out
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as stream:
+        assert [row["rationale"] for row in csv.DictReader(stream)] == ["", "", "It moves left."]

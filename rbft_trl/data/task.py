@@ -217,14 +217,15 @@ class TaskCard:
         return (None, "several") if said - {last} else (last, None)
 
     def _open_answer(self, text: str, *, require_prefix: bool) -> tuple[str | None, str | None]:
-        """`(value, reason)` of the last line; final lines that disagree are an enumeration."""
+        """`(value, reason)` of the last line. An `Answer:` before it that says otherwise makes an enumeration,
+        wherever in a line it stands."""
         lines = [line.strip("*_`\"' ") for line in text.splitlines() if line.strip()]
-        given = [found.string[found.end() :] for line in lines if (found := OPEN_CONCLUSION.match(line))]
         if not lines or (require_prefix and not OPEN_CONCLUSION.match(lines[-1])):
             return None, "no_label"
-        if len({self.answer.read(line) for line in given}) > 1:
-            return None, "several"
-        return self.answer.read(OPEN_CONCLUSION.sub("", lines[-1], count=1))
+        last = self.answer.read(OPEN_CONCLUSION.sub("", lines[-1], count=1))
+        before = [OPEN_CONCLUSION.split(line, maxsplit=1)[1:] for line in lines[:-1]]
+        said = {self.answer.read(rest) for found in before for rest in found}
+        return (None, "several") if said - {last} else last
 
     def without_final_line(self, text: str) -> str:
         """`text` up to its first `Classification:`; clips without a label are trained on that part alone.
@@ -233,6 +234,11 @@ class TaskCard:
         """
         found = (OPEN_CONCLUSION if self.is_open else CONCLUSION).search(text)
         return (text[: found.start()] if found else text).rstrip()
+
+    def reasoning(self, text: str) -> str:
+        """The rationale in what a model wrote, for people: empty if there is no more than a class name."""
+        said = self.without_final_line(text).strip()
+        return "" if "\n" not in said and self.parse_label(said) else said
 
     def _choices(self, definitions: bool) -> dict[str, str]:
         if self.is_open:
