@@ -5,7 +5,6 @@ Command: accelerate launch rbft_trl/sft.py recipes/stage1.yaml
 """
 
 import dataclasses
-import json
 import time
 import warnings
 from pathlib import Path
@@ -16,6 +15,7 @@ from accelerate.utils import set_seed
 from datasets import Dataset
 
 from rbft_trl.advice import keeping_the_batch
+from rbft_trl.data.jsonl import read_json
 from rbft_trl.engines import started_engine
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.hub.in_run import PushInRun, PushSaves
@@ -37,7 +37,7 @@ from rbft_trl.model.provenance import (
 )
 from rbft_trl.model.shards import not_finite
 from rbft_trl.model.stop import SetEpoch, StopAtStep, ending, readers_told
-from rbft_trl.model.trainer import PRESENTATIONS_FILE, JointTrainer, LabelTrainer, RationaleTrainer, VideoSFTTrainer
+from rbft_trl.model.trainer import PROGRESS_FILE, JointTrainer, LabelTrainer, RationaleTrainer, VideoSFTTrainer
 from rbft_trl.model.whole import room_told
 from rbft_trl.plan import OPTIONS, Plan, make_plan
 from rbft_trl.recipe import parse_recipe
@@ -64,7 +64,8 @@ def main(argv: list[str]) -> dict[str, Any]:
 
     trainer = make_trainer(plan)
     if resume:
-        trainer.presentations = json.loads((Path(resume) / PRESENTATIONS_FILE).read_text())
+        progress = read_json(Path(resume) / PROGRESS_FILE)
+        trainer.presentations, trainer.seconds_before = progress["presentations"], progress["seconds"]
     with ending(trainer.accelerator), listening():
         train(plan, trainer, resume, push)
     if push and trainer.is_world_process_zero():  # after the other processes have left: nobody waits for it
@@ -74,13 +75,12 @@ def main(argv: list[str]) -> dict[str, Any]:
 
 def train(plan: Plan, trainer: VideoSFTTrainer, resume: str | None, push: PushInRun | None) -> None:
     """Trains, checks what came out, and saves it; the record comes last: where it stands, the stage is complete."""
-    started = time.perf_counter()
+    trainer.started = time.perf_counter()
     if push and plan.training.hub_strategy == "every_save":
-        now = time.perf_counter
-        trainer.add_callback(PushSaves(push, lambda folder: make_record(plan, trainer, now() - started, folder)))
+        trainer.add_callback(PushSaves(push, lambda folder: make_record(plan, trainer, trainer.seconds, folder)))
     with readers_told():
         trainer.train(resume_from_checkpoint=resume)
-    seconds = time.perf_counter() - started
+    seconds = trainer.seconds
     check_trained(trainer)
     with room_told(Path(trainer.args.output_dir), "the trained weights"):
         trainer.save_model()

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from rbft_trl import rationales, sft
 from rbft_trl.configs import AdapterArguments
+from rbft_trl.data.jsonl import read_json, write_json
 from rbft_trl.errors import UserError
 from rbft_trl.model.families import part_of
 from rbft_trl.model.loading import load_base, load_for_inference, prepare_for_training, trainable_parameters
@@ -174,7 +175,14 @@ def test_resumed_training_equals_the_straight_run(toy_set: tuple, smoke_base: Pa
     sft.main([recipe])
     for name in ("rbft.json", "adapter_model.safetensors", "checkpoint-6/trainer_state.json"):
         (broken / name).unlink()  # as if it had been killed while checkpoint 6 was written
+    progress = read_json(broken / "checkpoint-4/progress.json")
+    assert progress["seconds"] > 0
+    (broken / "checkpoint-4/progress.json").write_text(json.dumps(progress | {"seconds": 1000 + progress["seconds"]}))
+    whole = read_json(broken / "checkpoint-4/whole.json")
+    whole["files"]["progress.json"] = (broken / "checkpoint-4/progress.json").stat().st_size
+    write_json(broken / "checkpoint-4/whole.json", whole)
     record = sft.main([recipe, "--resume_from_checkpoint", "true"])
+    assert 1000 + progress["seconds"] < record["seconds"] < 2000
     assert record["steps"] == 6 and record["presentations"] == read_record(tmp_path / "straight")["presentations"]
     first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("straight", "broken"))
     assert all(torch.equal(first[n], second[n]) for n in first) and losses(broken) == losses(tmp_path / "straight")

@@ -3,6 +3,7 @@
 `RationaleTrainer` is stage 1, `LabelTrainer` is stage 2 and direct SFT; they differ in name, tags and what they log.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from rbft_trl.model.shards import size_of
 from rbft_trl.model.stop import guarded
 from rbft_trl.model.whole import complete_or_absent
 
-PRESENTATIONS_FILE = "presentations.json"
+PROGRESS_FILE = "progress.json"
 Scorer = Callable[[torch.nn.Module, list[dict[str, Any]]], list[tuple[str, bool]]]
 
 
@@ -67,8 +68,15 @@ class VideoSFTTrainer(SFTTrainer):
     _tag_names = ["trl", "sft", "rbft", "video-classification"]
     score_validation: Scorer | None = None
     presentations = 0
+    seconds_before = 0.0  # of the processes that were stopped, up to the checkpoint that is resumed
+    started: float | None = None
     row_weights: list[float] | None = None
     saving_into: Path | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long the steps up to now took, over all processes that a resumed run had."""
+        return self.seconds_before + (time.perf_counter() - self.started if self.started is not None else 0.0)
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         return dataset
@@ -93,7 +101,7 @@ class VideoSFTTrainer(SFTTrainer):
         return str(self.saving_into or super()._get_output_dir(trial))
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Upstream's files and the number of clips shown, complete or absent; older ones are deleted at last."""
+        """Upstream's files, the clips shown and the time, complete or absent; older ones are deleted at last."""
         final = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         trained = sum(size_of(p) * p.element_size() for _, _, p in trainable_parameters(self.model))
         with complete_or_absent(final, expected=3 * trained, writes=self.args.should_save) as self.saving_into:
@@ -111,7 +119,7 @@ class VideoSFTTrainer(SFTTrainer):
             self.state.best_model_checkpoint = str(final)
         if self.args.should_save:
             self.state.save_to_json(str(written / "trainer_state.json"))
-            write_json(written / PRESENTATIONS_FILE, self.presentations)
+            write_json(written / PROGRESS_FILE, {"presentations": self.presentations, "seconds": self.seconds})
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer that `optim` names, with one group per part: parts may have learning rates of their own."""

@@ -119,7 +119,7 @@ def _put_in_place(written: Path, final: Path, processes: int) -> None:
 
 
 def _missing(written: Path, processes: int) -> str | None:
-    for name in ("trainer_state.json", "presentations.json", "scheduler.pt"):
+    for name in ("trainer_state.json", "progress.json", "scheduler.pt"):
         if not (written / name).is_file():
             return f"{name} is missing"
     optimizers = [*written.glob("optimizer.*"), *written.glob("global_step*/*optim_states.pt")]  # or DeepSpeed's
