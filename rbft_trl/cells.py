@@ -16,6 +16,7 @@ from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
 from rbft_trl.costs import COSTS, Done, Place, closure, cost_of, first_seconds, tokens_written
 from rbft_trl.data.jsonl import read_json, read_jsonl
 from rbft_trl.errors import UserError
+from rbft_trl.evidence.yields import totals_of
 from rbft_trl.launched import run_launched
 from rbft_trl.model.provenance import read_record
 from rbft_trl.recipe import parse_recipe, words_of
@@ -23,6 +24,7 @@ from rbft_trl.start import Task, open_task
 from rbft_trl.texts import make_texts
 
 Cell = dict[str, Any]
+TRAINED = ("validation_accuracy", "stage1_steps", "rationales", "kept", "yields")  # None of what was not trained
 FEW = 4  # steps that tell what one costs
 MAINS = star.MAINS | {"star": star.main}
 
@@ -66,7 +68,7 @@ class Cells:
         folder = place.folder(self.out) / name
         checkpoint = ["--checkpoint", str(last.path) if last else "null"]
         cell = {"draw": place.draw} | self.scored(folder / "eval", place, arm, checkpoint)
-        cell |= {"curves": [], "validation_accuracy": None, "stage1_steps": None, "rationales": None, "kept": None}
+        cell |= {"curves": []} | dict.fromkeys(TRAINED)
         cell |= cost_of(last) | {"checkpoint": str(last.path) if last else None}
         cell |= self.elsewhere(folder, arm, checkpoint)
         if last:
@@ -125,7 +127,7 @@ class Cells:
         self.run(step.entry, [self.args.recipe_of(step.recipe), *self.drawn(place), *own, *words])
         if step.entry == "star":
             found = read_json(folder / "star.json")
-            record = read_record(found["final"])
+            record = read_record(found["final"]) | {"yields": totals_of(found["cycles"])}
             return Done(Path(found["final"]), {key: found["cost"][key] for key in COSTS}, record)
         record = read_record(folder)
         return Done(folder, {key: record[key] for key in COSTS}, record)
@@ -220,6 +222,7 @@ class Cells:
             "stage1_steps": stages[0].record["steps"] if len(stages) > 1 else None,
             "rationales": str(texts[-1]) if texts else None,
             "kept": summary.get("kept"),
+            "yields": last.record.get("yields"),
         }
 
     def drawn(self, place: Place) -> list[str]:

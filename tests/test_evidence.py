@@ -31,3 +31,15 @@ def test_a_run_that_failed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence, "command", lambda *_, **__: ["nowhere.yaml"])
     with pytest.raises(UserError, match=r"'ladder_far' was stopped or failed \(exit codes \[2, 2\]\)"):
         evidence.execute("ladder_far", seeds=2, first=0)
+
+
+def test_yields_are_summed_over_the_draws_that_had_the_cycle() -> None:
+    first = {"cycle": 0, "clips": 64, "generated": 8, "rationalised": 24, "dropped": 32}
+    second = first | {"cycle": 1, "generated": 16, "rationalised": 16}
+    arms = {"direct": {"draws": [{"yields": None}]}}
+    assert evidence.yields({"arms": arms}) == ""
+    arms["star"] = {"draws": [{"yields": [first, second]}, {"yields": [first | {"generated": 16, "dropped": 24}]}]}
+    assert evidence.yields({"arms": arms}).splitlines()[2:] == [
+        "| star | 0 | 2 | 128 | 18.8 % | 37.5 % | 43.8 % |",
+        "| star | 1 | 1 | 64 | 25.0 % | 25.0 % | 50.0 % |",
+    ]

@@ -1,5 +1,6 @@
 """Protocols of a comparison on real runs: shots, parts, trials, other cards, novel classes, `accelerate launch`."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import pytest
 import yaml
 
 from rbft_trl import cells, compare, sft
+from rbft_trl.arms import Step
 from rbft_trl.compare_config import CompareArguments
+from rbft_trl.costs import Place
 from rbft_trl.data.jsonl import read_jsonl
 from rbft_trl.errors import UserError
 from rbft_trl.model.provenance import read_record
@@ -227,3 +230,17 @@ def test_the_parts_of_video_star_are_launched(
     run = cells.Cells(*parse_recipe([str(recipe)], CompareArguments), {})
     run.run("star", ["star.yaml", "--seed", "0"])
     assert asked == [["star.yaml", "--seed", "0", "--launch", run.args.launch]]
+
+
+def test_the_yields_of_video_star_are_kept(
+    toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cycle = {"cycle": 0, "clips": 8, "generated": 1, "rationalised": 3, "dropped": 4}
+    found = {"final": "somewhere", "cost": dict.fromkeys(cells.COSTS, 1), "cycles": [cycle | {"reasons": {}}]}
+    (tmp_path / "star").mkdir()
+    (tmp_path / "star/star.json").write_text(json.dumps(found))
+    monkeypatch.setitem(cells.MAINS, "star", lambda argv: None)
+    monkeypatch.setattr(cells, "read_record", lambda folder: {"steps": 1})
+    run = cells.Cells(*parse_recipe([str(make_recipe(tmp_path, toy_set[0], smoke_base, QUICK))], CompareArguments), {})
+    step = Step(name="star", entry="star", recipe="star", settings={})
+    assert run.trained(step, [], tmp_path / "star", Place(0, None)).record["yields"] == [cycle]

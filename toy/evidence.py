@@ -11,11 +11,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rbft_trl import compare
 from rbft_trl.data.jsonl import read_jsonl
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.results import merge_results, read_results
+from rbft_trl.evidence.yields import ROUTES
 from toy.attribute_probe import attributes, probe_cells
 from toy.domains import DOMAINS
 from toy.ladder import table, write_arms
@@ -122,10 +124,23 @@ def tables(names: list[str]) -> None:
             continue
         comparison = read_results(file)
         for rung in comparison["rungs"]:
-            print(f"\n## {name}, {rung['shots']} shots\n\n{rung['table']}\n\n{rung['sentence']}")
+            print(f"\n## {name}, {rung['shots']} shots\n\n{rung['table']}\n\n{rung['sentence']}\n\n{yields(rung)}")
         if RUNS[name].arms is None:
             probed = RESULTS / f"{name}.attributes.jsonl"
             print("\n" + table(comparison, attributes(read_jsonl(probed)) if probed.is_file() else {}))
+
+
+def yields(comparison: dict[str, Any]) -> str:
+    """The yields of Video-STaR per cycle as Markdown: sums over the draws that had the cycle."""
+    lines = ["| arm | cycle | draws | clips | right without the label | right with it | dropped |", "|---" * 7 + "|"]
+    for name, entry in comparison["arms"].items():
+        told = [cycle for draw in entry["draws"] for cycle in draw["yields"] or []]
+        for number in sorted({cycle["cycle"] for cycle in told}):
+            own = [cycle for cycle in told if cycle["cycle"] == number]
+            total = {key: sum(cycle[key] for cycle in own) for key in own[0]}
+            shares = " | ".join(f"{100 * total[way] / total['clips']:.1f} %" for way in ROUTES)
+            lines.append(f"| {name} | {number} | {len(own)} | {total['clips']:,} | {shares} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 
 def main(argv: list[str]) -> None:

@@ -18,7 +18,7 @@ from rbft_trl.evidence.metrics import index_metrics
 from rbft_trl.evidence.outcomes import read_outcomes
 from rbft_trl.evidence.stats import COSTS, summarise
 
-KEPT = (*COSTS, "shuffled_accuracy", "validation_accuracy", "stage1_steps", "kept", "trials")
+KEPT = (*COSTS, "shuffled_accuracy", "validation_accuracy", "stage1_steps", "kept", "yields", "trials")
 SCORED = ("brier", "nll", "aurc", "top_k", "generated_accuracy", "generated_invalid_rate", "seconds_per_clip")
 FORMAT = 1
 

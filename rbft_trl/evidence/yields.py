@@ -50,6 +50,11 @@ def share(yields: dict[str, Any]) -> float:
     return yields["generated"] / yields["clips"]
 
 
+def totals_of(cycles: Sequence[dict[str, Any]]) -> list[dict[str, int]]:
+    """What a comparison keeps of each cycle: how many clips took which route."""
+    return [{key: cycle[key] for key in ("cycle", "clips", *ROUTES)} for cycle in cycles]
+
+
 def table_of(cycles: Sequence[dict[str, Any]]) -> str:
     """One line per cycle and class."""
     width = max([8, *(len(name) for cycle in cycles for name in cycle["per_class"])])
