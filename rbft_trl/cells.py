@@ -21,6 +21,7 @@ from rbft_trl.launched import run_launched
 from rbft_trl.model.provenance import read_record
 from rbft_trl.recipe import parse_recipe, words_of
 from rbft_trl.start import Task, open_task
+from rbft_trl.stopping import one_part
 from rbft_trl.texts import make_texts
 
 Cell = dict[str, Any]
@@ -238,7 +239,8 @@ class Cells:
             UserError: if the launched processes failed; what they printed stands above.
         """
         if self.args.launch is None:
-            MAINS[entry](argv)
+            with one_part():
+                MAINS[entry](argv)
         elif entry == "star":  # a driver itself: each of its parts is launched
             star.main([*argv, "--launch", self.args.launch])
         else:

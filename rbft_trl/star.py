@@ -26,7 +26,7 @@ from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe, words_of
 from rbft_trl.star_config import StarArguments
 from rbft_trl.start import open_task
-from rbft_trl.stopping import Stopped
+from rbft_trl.stopping import Stopped, one_part
 from rbft_trl.training_config import TrainingConfig
 
 TRAINING = (AdapterArguments, StageArguments, TrainingConfig)
@@ -216,7 +216,8 @@ class Star:
             if self.args.launch:
                 run_launched(self.args.launch, entry, argv)
             else:
-                MAINS[entry](argv)
+                with one_part():
+                    MAINS[entry](argv)
         except UserError as error:
             raise type(error)(f"{what}: {error}; its files lie below '{self.out}'") from None
         except Stopped as stop:

@@ -16,7 +16,7 @@ EXIT_CODE = 128 + signal.SIGTERM
 SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 BY_LAUNCHER = {"ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION", "ACCELERATE_DYNAMO_BACKEND"}
 
-_noted = threading.Event()
+_noted, _late = threading.Event(), threading.Event()
 
 
 class Stopped(Exception):
@@ -43,7 +43,23 @@ def listening() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        if _noted.is_set():
+            _late.set()
         _noted.clear()
+
+
+@contextmanager
+def one_part() -> Iterator[None]:
+    """A part of a driver. SIGTERM may come after the last look that the part takes, e.g. while it is being saved: then
+    the part is finished, and the driver must not begin the next one.
+
+    Raises:
+        Stopped: then.
+    """
+    _late.clear()
+    yield
+    if _late.is_set():
+        raise Stopped("stopped; the part that was running is finished")
 
 
 def noted() -> bool:

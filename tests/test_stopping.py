@@ -3,6 +3,7 @@
 Training is made hard on purpose: dropout, accumulation, a weighted sampler, processes that read, no other save.
 """
 
+import functools
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -17,12 +19,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rbft_trl import cells, rationales, sft, star
 from rbft_trl import eval as evaluation
-from rbft_trl import rationales, sft
 from rbft_trl.data.jsonl import read_jsonl
 from rbft_trl.errors import UserError
 from rbft_trl.model.stop import readers_told
-from rbft_trl.stopping import Stopped
+from rbft_trl.stopping import Stopped, listening, one_part
 from tests.helpers import REPOSITORY, toy_recipe
 
 HARD = {
@@ -203,3 +205,29 @@ def test_a_reader_that_died_is_told_once() -> None:
         time.sleep(0.05)
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_signal_after_the_last_look_of_a_part_stops_the_driver() -> None:
+    """Saving the weights is such a moment: the part is finished, and the next one must not begin."""
+    with pytest.raises(Stopped, match="the part that was running is finished"), one_part(), listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+    with one_part(), listening():  # what was said before is of no more concern
+        pass
+
+
+@pytest.mark.parametrize("driver", ["compare", "star"])
+def test_drivers_run_their_parts_so(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def part(argv: list[str]) -> None:
+        with listening():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    nothing = SimpleNamespace(launch=None, task=None, setup=None)
+    if driver == "compare":
+        monkeypatch.setitem(cells.MAINS, "sft", part)
+        run = functools.partial(cells.Cells.run, SimpleNamespace(args=nothing), "sft", [])
+    else:
+        monkeypatch.setitem(star.MAINS, "sft", part)
+        monkeypatch.setattr(star, "shared", lambda args: [])
+        run = functools.partial(star.Star.run, SimpleNamespace(args=nothing, out="out"), "train", "sft", "x.yaml")
+    with pytest.raises(Stopped, match="the part that was running is finished"):
+        run()
