@@ -75,8 +75,8 @@ def test_settings_are_those_of_the_arm_wherever_it_lies(tmp_path: Path) -> None:
     def changed(other: dict[str, str]) -> set[str]:
         return {name for name in first if first[name] != other[name]}
 
-    assert changed(told("direct", direct=("num_train_epochs: 25.5", "num_train_epochs: 26"))) == {"direct"}
-    assert changed(told("stage2", stage2=("num_train_epochs: 12", "num_train_epochs: 13"))) == {
+    assert changed(told("direct", direct=("max_steps: 408", "max_steps: 409"))) == {"direct"}
+    assert changed(told("stage2", stage2=("max_steps: 192", "max_steps: 193"))) == {
         "direct",
         "rbft",
         "oracle",
