@@ -5,6 +5,7 @@ Command: accelerate launch rbft_trl/sft.py recipes/stage1.yaml
 """
 
 import dataclasses
+import functools
 import time
 import warnings
 from pathlib import Path
@@ -37,7 +38,7 @@ from rbft_trl.model.provenance import (
 )
 from rbft_trl.model.shards import not_finite
 from rbft_trl.model.stop import SetEpoch, StopAtStep, ending, readers_told
-from rbft_trl.model.trainer import PROGRESS_FILE, JointTrainer, LabelTrainer, RationaleTrainer, VideoSFTTrainer
+from rbft_trl.model.trainer import PROGRESS_FILE, JointTrainer, LabelTrainer, RationaleTrainer, Scorer, VideoSFTTrainer
 from rbft_trl.model.whole import room_told
 from rbft_trl.plan import OPTIONS, Plan, make_plan
 from rbft_trl.recipe import parse_recipe
@@ -110,14 +111,21 @@ def make_trainer(plan: Plan) -> VideoSFTTrainer:
         processing_class=plan.collator.processor,
     )
     if training.validate_by_score and plan.validation:
-        scorer = (Answerer if plan.task.card.is_open else LabelScorer)(plan.collator)
-        size = training.per_device_eval_batch_size
-        trainer.score_validation = lambda m, clips: scorer.right(m, clips, batch_size=size)
+        trainer.score_validation = validation_scorer(plan)
     if stage.class_balance == "sampler":
         trainer.row_weights = balance_weights(plan.train)
     trainer.add_callback(SetEpoch())
     trainer.add_callback(StopAtStep(trainer.accelerator))
     return trainer
+
+
+def validation_scorer(plan: Plan) -> Scorer:
+    """Which validation clips are right, decided as the stage's result will be."""
+    size = plan.training.per_device_eval_batch_size
+    if plan.task.card.is_open:
+        return functools.partial(Answerer(plan.collator).right, batch_size=size)
+    reasons_first = plan.stage.target == "rationale_label"
+    return functools.partial(LabelScorer(plan.collator).right, batch_size=size, reasons_first=reasons_first)
 
 
 def check_trained(trainer: VideoSFTTrainer) -> None:

@@ -283,11 +283,17 @@ class LabelScorer:
         trie = LabelTrie.build([collator.encode(f" {name}") for name in self.names], collator.end_id)
         return texts, cut, score_labels(model, read, trie, how=self.how)
 
-    def right(self, model: nn.Module, rows: Sequence[Row], *, batch_size: int) -> list[tuple[str, bool]]:
-        """`(id, is the label right)` for every row; what the trainer watches on validation clips."""
+    def right(
+        self, model: nn.Module, rows: Sequence[Row], *, batch_size: int, reasons_first: bool = False
+    ) -> list[tuple[str, bool]]:
+        """`(id, is the label right)` for every row; what the trainer watches on validation clips.
+
+        A model that is taught to conclude from its own rationale (`reasons_first`) is asked so, which takes longer.
+        """
         verdicts = []
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            best = self.read(model, batch)[1].argmax(-1).tolist()
+            scores = self.reasoned(model, batch)[2] if reasons_first else self.read(model, batch)[1]
+            best = scores.argmax(-1).tolist()
             verdicts += [(row["id"], self.names[i] == row["label"]) for row, i in zip(batch, best, strict=True)]
         return verdicts
