@@ -20,21 +20,32 @@ def test_every_cell_is_an_arm_that_the_comparison_accepts(tmp_path: Path, monkey
     (args,) = parse_recipe(["recipes/toy/compare.yaml", *words], CompareArguments)
     arms = compare.check(args)
     assert arms["true_1x_lm"].role == arms["guideline_4x_tower"].role == "oracle"
-    assert arms["shuffled_1x_lm"].role == "control" and arms["direct_tower"].role == "reference"
+    assert arms["shuffled_1x_lm"].role == "control" and arms["direct_lm"].role == "reference"
     assert arms["hinted_1x_lm"].role is None
     assert arms["hinted_4x_lm"].step("stage1").settings["train_parts"] == ["llm"]
     assert arms["shuffled_16x_tower"].step("texts").settings == {"source": "<oracle_all/texts>", "times_labels": 16}
 
 
 def test_the_table_tells_each_cell_with_its_interval_and_what_the_model_sees() -> None:
-    entry = {"summary": {"accuracy": {"mean": 0.5, "sd": 0.02}}}
-    pair = {"arm": "true_16x_tower", "baseline": "direct", "difference": 4.2, "interval": [1.0, 7.4]}
+    """Each cell stands against direct SFT of the same parts."""
+    shares = {"direct": 0.5, "direct_lm": 0.4, "true_16x_tower": 0.6, "true_16x_lm": 0.6}
+    clips = {"ids": list(range(100)), "labels": ["a"] * 100, "groups": [i // 2 for i in range(100)]}
+    confusion = {"labels": ["a", "b"]}
+
+    def cell(draw: int, share: float) -> dict:
+        said = [int(i >= 100 * share) for i in range(100)]
+        return {"draw": draw, "said": said, "metrics": {"confusion": confusion}}
+
+    arms = {
+        name: {"draws": [cell(0, share), cell(1, share)], "summary": {"accuracy": {"mean": share, "sd": 0.02}}}
+        for name, share in shares.items()
+    }
     right = {"size": 0.9, "motion": 0.5, "all": 0.8}
     lines = [{"arm": "base", "draw": None, "right": right}]
     lines += [{"arm": "true_16x_tower", "draw": draw, "right": right | {"size": 0.9 + draw / 10}} for draw in (0, 1)]
-    comparison = {"arms": {"direct": entry, "true_16x_tower": entry}, "pairs": [pair]}
-    text = ladder.table(comparison, attributes(lines))
+    text = ladder.table({"arms": arms, "rungs": [{"clips": clips}]}, attributes(lines))
     assert "| the base | | | | | 90.0 | 50.0 | 80.0 |" in text
-    assert "| none | 0 | lm | 50.0 ± 2.0 |  |  |  |  |" in text
-    assert "| true | 16x | tower | 50.0 ± 2.0 | +4.2 (1.0 to 7.4) | 95.0 ± 7.1 | 50.0 ± 0.0 | 80.0 ± 0.0 |" in text
+    assert "| none | 0 | tower | 50.0 ± 2.0 |  |  |  |  |" in text
+    assert "| true | 16x | tower | 60.0 ± 2.0 | +10.0 (" in text and "95.0 ± 7.1 | 50.0 ± 0.0 | 80.0 ± 0.0 |" in text
+    assert "| true | 16x | lm | 60.0 ± 2.0 | +20.0 (" in text
     assert len({line.count("|") for line in text.splitlines()}) == 1

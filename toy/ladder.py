@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 
 from rbft_trl.data.jsonl import make_folder, write_text
+from rbft_trl.evidence.outcomes import read_outcomes
+from rbft_trl.evidence.stats import compare_arms
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TEXTS = {
@@ -38,14 +40,14 @@ def write_arms(folder: Path) -> list[str]:
     names = ["rbft"]
     for parts, trained in PARTS.items():
         steps: dict[str, Any] = {"direct": {"recipe": "direct", "steps_of": "rbft", "train_parts": trained}}
-        names.append("direct" if parts == "lm" else "direct_tower")
+        names.append("direct" if parts == "tower" else "direct_lm")
         _write(folder, names[-1], f"no text; labels alone, LoRA on {parts}", steps, role="reference")
     for text, made in TEXTS.items():
         for times in TIMES:
             for parts, trained in PARTS.items():
                 stage1 = {"recipe": "stage1", "rationales": "<texts>", "train_parts": trained}
                 steps = {"texts": made | {"times_labels": times}, "stage1": stage1 | {"steps_of": "rbft/stage1"}}
-                steps["stage2"] = {"recipe": "stage2", "init": "<stage1>"}
+                steps["stage2"] = {"recipe": "stage2", "init": "<stage1>", "train_parts": trained}
                 names.append(f"{text}_{times}x_{parts}")
                 about = f"{text} texts, {times} x the labels, LoRA on {parts}"
                 _write(folder, names[-1], about, steps, role=ROLES.get(text))
@@ -58,24 +60,30 @@ def _write(folder: Path, name: str, about: str, steps: dict[str, Any], *, role: 
 
 
 def table(comparison: dict[str, Any], probed: Attributes) -> str:
-    """The ladder as Markdown: accuracy, the difference to direct SFT with its interval, and what the model sees.
+    """The ladder as Markdown: accuracy, the difference to direct SFT of the same parts with its 95 % interval (of this
+    pair alone, in points), and what the model sees.
 
     Args:
         comparison (`dict`): Of `read_results`.
         probed (`dict`): Of toy/attribute_probe.py: what a probe reads off the model after stage 1, where measured.
     """
     arms = comparison["arms"]
-    pairs = {pair["arm"]: pair for pair in comparison["pairs"] if pair["baseline"] == "direct"}
+    names = next(iter(arms.values()))["draws"][0]["metrics"]["confusion"]["labels"]
+    clips = comparison["rungs"][-1]["clips"]
+    outcomes = {name: read_outcomes(entry["draws"], names, clips=clips) for name, entry in arms.items()}
     seen = " | ".join(f"probe: {name} %" for name in SEEN)
-    lines = [f"| text of stage 1 | clips in stage 1 | LoRA on | accuracy % | against direct, points | {seen} |"]
+    lines = [
+        f"| text of stage 1 | clips there | LoRA on | accuracy % | against direct SFT of the same parts | {seen} |"
+    ]
     lines.append("|---" * (5 + len(SEEN)) + "|")
     if "base" in probed:
         lines.append(f"| the base | | | | | {_seen(probed, 'base')} |")
     for name, entry in arms.items():
         text, times, parts = _told(name)
-        pair = pairs.get(name)
-        low, high = pair["interval"] if pair else (0, 0)
-        gain = f"{pair['difference']:+.1f} ({low:.1f} to {high:.1f})" if pair else ""
+        rival, gain = "direct_lm" if parts == "lm" else "direct", ""
+        if not name.startswith("direct") and rival in outcomes:
+            pair = compare_arms(outcomes[name], outcomes[rival], arm=name, baseline=rival, resample=False)
+            gain = "{:+.1f} ({:.1f} to {:.1f})".format(pair["difference"], *pair["interval"])
         mean = _mean_sd(**{key: entry["summary"]["accuracy"][key] for key in ("mean", "sd")})
         lines.append(f"| {text} | {times} | {parts} | {mean} | {gain} | {_seen(probed, name)} |")
     return "\n".join(lines) + "\n"
@@ -92,7 +100,7 @@ def _seen(probed: Attributes, arm: str) -> str:
 def _told(name: str) -> tuple[str, str, str]:
     """Text, clips and parts of a cell by its name."""
     if name.startswith("direct"):
-        return "none", "0", "tower" if name == "direct_tower" else "lm"
+        return "none", "0", "lm" if name == "direct_lm" else "tower"
     if name == "rbft":
         return "blind, then hinted", "all", "tower"
     text, times, parts = name.split("_")
