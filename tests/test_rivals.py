@@ -3,7 +3,6 @@
 import csv
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ import torch
 from accelerate import Accelerator
 
 from rbft_trl import eval as evaluation
-from rbft_trl import sft
 from rbft_trl.configs import EvalArguments
 from rbft_trl.data.jsonl import read_json, read_jsonl
 from rbft_trl.data.task import TaskCard
@@ -214,24 +212,6 @@ def test_reason_scores_labels_behind_what_it_writes(made: tuple, table: list[dic
             with torch.no_grad():
                 logprobs = model(**whole).logits[0, -len(said) - 1 : -1].log_softmax(-1)
             assert score == pytest.approx(float(logprobs.gather(1, torch.tensor([said]).T).sum()), abs=1e-4)
-
-
-def test_a_model_that_reasons_first_is_validated_so(made: tuple, table: list[dict]) -> None:
-    model, collator = made[1], made[2]
-    scorer, tested = LabelScorer(collator), table[:4]
-    best = scorer.reasoned(model, tested)[2].argmax(-1).tolist()
-    said = [collator.card.names[i] == row["label"] for i, row in zip(best, tested, strict=True)]
-    found = scorer.right(model, tested, batch_size=4, reasons_first=True)
-    assert found == [(row["id"], right) for row, right in zip(tested, said, strict=True)]
-
-
-@pytest.mark.parametrize("target", ["label", "rationale_label", "label_rationale"])
-def test_validation_decides_as_the_stage_answers(made: tuple, target: str) -> None:
-    plan = SimpleNamespace(
-        stage=SimpleNamespace(target=target), training=SimpleNamespace(per_device_eval_batch_size=3)
-    )
-    plan.task, plan.collator = SimpleNamespace(card=made[2].card), made[2]
-    assert sft.validation_scorer(plan).keywords == {"batch_size": 3, "reasons_first": target == "rationale_label"}
 
 
 def test_the_words_before_a_label_end_where_training_ends_them(made: tuple) -> None:

@@ -1,10 +1,12 @@
 """A clip is read once: the trie equals full forwards, one prefill serves scoring and n samples."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from rbft_trl import sft
 from rbft_trl.data.rows import load_rows
 from rbft_trl.model.families import vision_tower
 from rbft_trl.model.inference import LabelScorer, LabelTrie, prefill, sample, score_labels
@@ -128,3 +130,18 @@ def test_padding_does_not_change_a_score(reader: tuple) -> None:
     torch.testing.assert_close(
         score_labels(model, read, trie)[0], score_labels(model, alone, trie)[0], atol=1e-5, rtol=0
     )
+
+
+def test_a_model_that_reasons_first_is_validated_so(reader: tuple) -> None:
+    model, collator, rows = reader
+    scorer = LabelScorer(collator)
+    best = scorer.reasoned(model, rows, max_new_tokens=256)[2].argmax(-1).tolist()
+    right = [(row["id"], collator.card.names[i] == row["label"]) for i, row in zip(best, rows, strict=True)]
+    assert scorer.right(model, rows, batch_size=9, reasons_first=True) == right
+
+
+@pytest.mark.parametrize("target", ["label", "rationale_label", "label_rationale"])
+def test_validation_decides_as_the_stage_answers(reader: tuple, target: str) -> None:
+    training, task = SimpleNamespace(per_device_eval_batch_size=3), SimpleNamespace(card=reader[1].card)
+    plan = SimpleNamespace(stage=SimpleNamespace(target=target), training=training, task=task, collator=reader[1])
+    assert sft.validation_scorer(plan).keywords == {"batch_size": 3, "reasons_first": target == "rationale_label"}

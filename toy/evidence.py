@@ -18,6 +18,7 @@ from rbft_trl.data.jsonl import read_jsonl
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.results import merge_results, read_results
 from rbft_trl.evidence.yields import ROUTES
+from toy import star_answers
 from toy.attribute_probe import attributes, probe_cells
 from toy.domains import DOMAINS
 from toy.ladder import table, write_arms
@@ -154,6 +155,12 @@ def main(argv: list[str]) -> None:
     for name in [] if args.tables else args.run:
         execute(name, seeds=args.seeds, first=args.first_draw)
     tables(args.run)
+    if args.run == list(RUNS):  # everything
+        if not args.tables:
+            star_answers.main([])
+        kept = RESULTS / star_answers.KEPT.name
+        told = star_answers.table(read_jsonl(kept)) if kept.is_file() else "not measured\n"
+        print(f"\n## Video-STaR on answers that are no classes\n\n{told}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import torch
 from rbft_trl.configs import ModelArguments
 from rbft_trl.data.answers import AnswerType
 from rbft_trl.data.jsonl import write_json
-from rbft_trl.data.task import PROMPT_FILES, PROMPT_FOLDER, TaskCard
+from rbft_trl.data.task import TaskCard
+from rbft_trl.data.templates import PROMPT_FOLDER
 from rbft_trl.errors import run_entry
 from rbft_trl.model.loading import load_base, load_processor
 from toy.corpus import QUESTIONS, ROLES, Example
@@ -32,7 +33,7 @@ FORMS = (
 )  # fmt: skip
 ASKED = ("How many?", "How far?", "When is it there?", "Which ways, one after another?", "What is the answer?")
 WORDS = tuple(word for values in ATTRIBUTES.values() for word in values)
-_PROMPTS = {name: (PROMPT_FOLDER / "open" / f"{name}.txt").read_text(encoding="utf-8") for name in PROMPT_FILES}
+_PROMPTS = {file.stem: file.read_text(encoding="utf-8") for file in (PROMPT_FOLDER / "open").glob("*.txt")}
 
 
 def random_answer(answer: AnswerType, rng: np.random.Generator) -> str:
