@@ -56,6 +56,7 @@ ALLOWED = {
         "compare_config",
         "recipe",
         "model",
+        "evidence",
         "arms",
         "start",
         "costs",
