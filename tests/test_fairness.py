@@ -19,11 +19,11 @@ def check(folder: Path, *words: str, recipe: dict[str, Any] | None = None, **arm
     shutil.copytree(REPOSITORY / "recipes", folder / "recipes")
     for name, changes in (recipe or {}).items():
         file = folder / f"recipes/toy/{name}.yaml"
-        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | changes))
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | changes, sort_keys=False))
     for name, changes in arms.items():
         file = folder / f"recipes/arms/{name}.yaml"
         known = yaml.safe_load(file.read_text()) if file.is_file() else {"about": name}
-        file.write_text(yaml.safe_dump(known | changes))
+        file.write_text(yaml.safe_dump(known | changes, sort_keys=False))
     names = ["direct", "rbft", *(set(arms) - {"direct", "rbft"})]
     argv = [str(folder / "recipes/toy/compare.yaml"), "--arms", f"[{', '.join(names)}]", *words]
     return fairness.check(*parse_recipe(argv, CompareArguments))
