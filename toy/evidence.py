@@ -52,20 +52,22 @@ class Run:
         domain (`str`): Of toy/domains.py.
         arms (`list[str]`, *optional*): Files of recipes/arms; the cells of the ladder if None.
         shots (`list[int]`, *optional*): Labels per class; the recipes' own if None.
+        draws (`int`, *optional*, defaults to 10): At most; the other domains repeat what *far* asks on ten.
     """
 
     domain: str
     arms: list[str] | None
     shots: list[int] | None = None
+    draws: int = 10
 
 
 # Every arm that there is, on one domain: only its card has a checklist. The toy base's texts are shorter than 60 tokens,
 # so that label_rationale_60 and _150 would be label_rationale again.
 FAR = [*ALL, "checklist", "zero_shot_definitions", "in_context"]
 FAR += ["rationale_only", "rbft_blind", "rbft_unchecked", "rbft_all_checks"]
-RUNS = {f"arms_{name}": Run(name, FAR if name == "far" else ALL) for name in DOMAINS}
+RUNS = {f"arms_{name}": Run(name, FAR) if name == "far" else Run(name, ALL, draws=3) for name in DOMAINS}
 # Sixteen times the labels of 8 shots are 1,024 clips, which is what there is.
-RUNS |= {"ladder_far": Run("far", None, [8]), "shots_far": Run("far", ONE_TARGET, [2, 4, 8, 16])}
+RUNS |= {"ladder_far": Run("far", None, [8]), "shots_far": Run("far", ONE_TARGET, [2, 4, 8, 16], draws=5)}
 
 
 def command(name: str, *, seeds: int, first: int) -> list[str]:
@@ -87,7 +89,7 @@ def command(name: str, *, seeds: int, first: int) -> list[str]:
     ]
     words += ["--task", str(REPOSITORY / "recipes/tasks" / domain.card)]
     words += ["--oracle_texts", str(REPOSITORY / "outputs/toy" / domain.folder / "attributes.jsonl")]
-    words += ["--shuffled_frames", "true"] if name.startswith("arms_") else []
+    words += ["--shuffled_frames", "true"] if name == "arms_far" else []
     return words + (["--shots", f"[{', '.join(map(str, run.shots))}]"] if run.shots else [])
 
 
@@ -156,7 +158,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--tables", action="store_true", help="run nothing, read results/ alone")
     args = parser.parse_args(argv)
     for name in [] if args.tables else args.run:
-        execute(name, seeds=args.seeds, first=args.first_draw)
+        execute(name, seeds=min(args.seeds, RUNS[name].draws), first=args.first_draw)
     tables(args.run)
     if args.run == list(RUNS):  # everything
         if not args.tables:
