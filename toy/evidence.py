@@ -61,11 +61,12 @@ class Run:
     draws: int = 10
 
 
-# Every arm that there is, on one domain: only its card has a checklist. The toy base's texts are shorter than 60 tokens,
-# so that label_rationale_60 and _150 would be label_rationale again.
+# Every arm that there is, on one domain: only its card has a checklist. The toy base's texts are shorter than 60
+# tokens, so that label_rationale_60 and _150 would be label_rationale again.
 FAR = [*ALL, "checklist", "zero_shot_definitions", "in_context"]
 FAR += ["rationale_only", "rbft_blind", "rbft_unchecked", "rbft_all_checks"]
-RUNS = {f"arms_{name}": Run(name, FAR) if name == "far" else Run(name, ALL, draws=3) for name in DOMAINS}
+DRAWS = {"far": 10, "disputed": 5}  # five are the fewest that may say "cannot help", as the negative control should
+RUNS = {f"arms_{name}": Run(name, FAR if name == "far" else ALL, draws=DRAWS.get(name, 3)) for name in DOMAINS}
 # Sixteen times the labels of 8 shots are 1,024 clips, which is what there is.
 RUNS |= {"ladder_far": Run("far", None, [8]), "shots_far": Run("far", ONE_TARGET, [2, 4, 8, 16], draws=5)}
 
