@@ -235,3 +235,9 @@ def is_one_sentence(text: str) -> bool:
         if level not in (0, 1):
             return False
     return len(stops) == 1 and text.endswith(".") and level == 0 and not re.search(r"  |,,|\(\)| ,| ;|None", text[1:])
+
+
+def test_where_nothing_could_be_seen_no_size_is_told() -> None:
+    said = conclude([pair("rbft", SAME, num_draws=2, smallest_detectable={"points": 652.3})])
+    assert "no difference of any size could have been seen here (80 % power): more draws are needed" in said
+    assert "652" not in said

@@ -70,6 +70,15 @@ def test_one_draw_covers_the_clips_only() -> None:
     assert pair["over_draws"]["sd"] is None and pair["smallest_detectable"]["draws"] is None
 
 
+def test_no_interval_leaves_what_is_possible() -> None:
+    """Two draws that say the opposite leave one degree of freedom: a t interval of hundreds of points."""
+    all_right, all_wrong = draw(np.ones(100, bool)), draw(np.zeros(100, bool))
+    first, second = from_predictions([all_right, all_wrong], NAMES), from_predictions([all_wrong, all_right], NAMES)
+    pair = compare_arms(first, second, arm="x", baseline="direct")
+    assert pair["interval"] == pair["simultaneous"] == [-100.0, 100.0]
+    assert pair["smallest_detectable"]["points"] > 100
+
+
 def test_a_larger_family_gets_wider_intervals_and_needs_larger_differences() -> None:
     alone, many = (compare_arms(*outcomes(20, 10), arm="x", baseline="direct", at_once=k) for k in (1, 15))
     assert many["interval"] == alone["interval"] and many["p"] == alone["p"]

@@ -40,7 +40,7 @@ ALL = [
     "permuted",
 ]
 ALL += ["other_hint", "oracle_guideline", "captions", "pseudo_labels", "playing_order", "play_count"]
-ALL += ["rationale_label", "label_rationale", "label_rationale_20", "joint", "star"]
+ALL += ["rationale_label", "label_rationale", "joint", "star"]
 ONE_TARGET = ["probe", "direct", "rbft", "checklist", "rationale_label", "label_rationale", "joint", "star", "oracle"]
 
 
@@ -61,8 +61,8 @@ class Run:
     draws: int = 10
 
 
-# Every arm that there is, on one domain: only its card has a checklist. The toy base's texts are shorter than 60
-# tokens, so that label_rationale_60 and _150 would be label_rationale again.
+# Every arm that there is, on one domain: only its card has a checklist. The toy base's texts are shorter than 20
+# tokens, so that label_rationale_20, _60 and _150 would be label_rationale again.
 FAR = [*ALL, "checklist", "zero_shot_definitions", "in_context"]
 FAR += ["rationale_only", "rbft_blind", "rbft_unchecked", "rbft_all_checks"]
 DRAWS = {"far": 10, "disputed": 5}  # five are the fewest that may say "cannot help", as the negative control should

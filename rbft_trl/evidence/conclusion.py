@@ -12,6 +12,7 @@ FEWEST_GROUPS = 10  # fewer (effective) sources of clips say too little of other
 FEWEST_DRAWS = 5  # with fewer, intervals of 95 % held the truth in 91 % at worst (docs/statistics.md)
 MIN_ORACLE_GAIN = 3.0  # points; below, no filter of rationales could win more than noise
 ALPHA = 0.05
+MOST = 100.0  # points that two accuracies can differ by
 MATCHED_WITHIN = 0.05  # an arm whose optimiser steps differ by more is not called step-matched
 DIRECT, MATCHED = "direct SFT", "step-matched direct SFT"
 BOTH, CLIPS_ONLY = "clips and draws", "clips only"
@@ -81,9 +82,8 @@ def _main_part(treatments: list[Pair], found: dict[str, Any]) -> str:
     best = treatments[0]
     if not many and found["worse"]:
         return f"{title(best)} is worse than {_rival(best)} by {_size(best)} points ({_figures(best)})"
-    limit = signed_points(best["smallest_detectable"]["points"], sign=False)
     gain = f"{signed_points(best['difference'])} points, {_figures(best)}"
-    invisible = f"differences under {limit} points were invisible here (80 % power)"
+    invisible = _invisible(best["smallest_detectable"]["points"])
     if not many:
         return f"No difference between {title(best)} and {_rival(best)} can be shown ({gain}); {invisible}"
     told = {"rbft"} - {best["arm"]}  # in a part of its own
@@ -94,6 +94,13 @@ def _main_part(treatments: list[Pair], found: dict[str, Any]) -> str:
         f"None of {len(treatments)} arms can be shown to be better than {rival} (the best is "
         f"{title(best)}{_steps(best)}: {gain}); {invisible}{less}"
     )
+
+
+def _invisible(points: float) -> str:
+    """What could not be seen; two accuracies differ by 100 points at most."""
+    if points >= MOST:
+        return "no difference of any size could have been seen here (80 % power): more draws are needed"
+    return f"differences under {signed_points(points, sign=False)} points were invisible here (80 % power)"
 
 
 def _own_part(treatments: list[Pair], found: dict[str, Any]) -> list[str]:

@@ -39,6 +39,12 @@ def power_before(num_clips: int, num_groups: float, num_draws: int, *, num_arms:
     points = detectable(float(np.sqrt(variance)), df, at_once=num_arms)
     draws = "1 draw (the luck of the draw is left out)" if num_draws == 1 else f"{num_draws} draws"
     arms = "" if num_arms == 1 else f" and {num_arms} treatments that are corrected for"
+    if points >= POINTS:
+        return {
+            "points": points,
+            "sentence": f"Before the run: with {num_clips:,} test clips, {draws}{arms} no difference of any size is "
+            "likely to be seen (80 % power): plan more draws.",
+        }
     sentence = (
         f"Before the run: with {num_clips:,} test clips of {num_groups:,.0f} effective sources, {draws}{arms}, "
         f"differences under {points:.1f} points are likely to be missed (80 % power; assumed: the difference varies "

@@ -12,6 +12,7 @@ import numpy as np
 from rbft_trl.evidence.charts import budget_views, curve_views, ladder_views
 from rbft_trl.evidence.metrics import INVALID, wilson_interval
 from rbft_trl.evidence.page import encode_strip, write_page
+from rbft_trl.evidence.power import POINTS
 from rbft_trl.evidence.stats import COSTS
 from rbft_trl.evidence.table import cost, p_value, percent, share, signed_points
 
@@ -165,7 +166,7 @@ def pair_view(pair: dict[str, Any]) -> dict[str, str]:
         else "",
         "bootstrap": _interval(pair["bootstrap_interval"]),
         "mcnemar": ", ".join(map(p_value, p_values[:10])) + (" …" if len(p_values) > 10 else ""),
-        "detectable": f"{pair['smallest_detectable']['points']:.1f}",
+        "detectable": _points(pair["smallest_detectable"]["points"]),
     }
 
 
@@ -267,6 +268,10 @@ def _mean_figure(values: Sequence[float | None], title: str) -> str:
         return "–"
     mean = sum(known) / len(known)
     return f"{100 * mean:.1f}" if title.endswith("%") else f"{mean:.3f}"
+
+
+def _points(size: float) -> str:
+    return f"{size:.1f}" if size < POINTS else "no size"
 
 
 def _interval(bounds: Sequence[float], *, digits: int | None = None, sign: bool = True) -> str:

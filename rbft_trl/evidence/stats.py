@@ -137,8 +137,8 @@ def compare_arms(
         "arm": arm,
         "baseline": baseline,
         "difference": found.mean,
-        "interval": found.interval(),
-        "simultaneous": found.interval(at_once=at_once),
+        "interval": _possible(found.interval()),
+        "simultaneous": _possible(found.interval(at_once=at_once)),
         "bootstrap_interval": percentiles(gain, first.groups) if resample else None,
         "p": found.p,
         "se": found.se,
@@ -260,6 +260,11 @@ def _share(arm: Outcomes, oracle: Outcomes, direct: Outcomes, *, at_once: int) -
         return None
     base = direct.on(draws).right.astype(float)
     return share_of_gap(arm.on(draws).right - base, oracle.on(draws).right - base, direct.groups, at_once=at_once)
+
+
+def _possible(interval: list[float]) -> list[float]:
+    """Two accuracies differ by 100 points at most, whatever a t interval of one degree of freedom says."""
+    return np.clip(interval, -POINTS, POINTS).tolist()
 
 
 def _in_points(found: Estimate) -> Estimate:
