@@ -5,7 +5,7 @@ Input: arms, recipes, a draw and a number of shots. Output: cells of comparison.
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from rbft_trl import star
 from rbft_trl.arms import Arm, Step, references
 from rbft_trl.compare_config import CompareArguments
 from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
-from rbft_trl.costs import COSTS, Done, Place, closure, cost_of, first_seconds, tokens_written
+from rbft_trl.costs import COSTS, Done, Place, closure, cost_of, first_seconds, operations, tokens_written
 from rbft_trl.data.jsonl import read_json, read_jsonl
 from rbft_trl.errors import UserError
 from rbft_trl.evidence.yields import totals_of
@@ -141,12 +141,13 @@ class Cells:
         """
         if (of := step.steps_of or step.flops_of) is None:
             return []
-        key, what = ("steps", "optimiser steps") if step.steps_of else ("flops", "floating-point operations")
+        what = "optimiser steps" if step.steps_of else "floating-point operations"
         other, _, target = of.partition("/")
         model = self.arms[other]
         chosen = [model.step(target)] if target else list(model.steps)
-        wanted = sum(self.finished(model, s, place).cost.get(key) or 0 for s in chosen)
-        before = 0 if target else sum(done.cost.get(key) or 0 for done in closure(needs).values())
+        count = _steps if step.steps_of else operations
+        wanted = count([self.finished(model, s, place) for s in chosen]) or 0
+        before = 0 if target else count(closure(needs).values()) or 0
         if wanted <= before:
             raise UserError(
                 f"arm '{arm.name}': the steps before '{step.name}' have {before:g} {what} already, and '{of}' has "
@@ -245,6 +246,10 @@ class Cells:
             star.main([*argv, "--launch", self.args.launch])
         else:
             run_launched(self.args.launch, entry, argv)
+
+
+def _steps(done: Iterable[Done]) -> float:
+    return sum(step.cost.get("steps") or 0 for step in done)
 
 
 def shared(args: CompareArguments) -> list[str]:

@@ -3,6 +3,7 @@
 Input: finished steps. Output: steps, clips shown, tokens, FLOPs and seconds of an arm on one draw.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,15 @@ def cost_of(last: Done | None) -> dict[str, float | None]:
         return dict.fromkeys(COSTS)
     steps = closure({last.path: last}).values()
     cost: dict[str, float | None] = {key: sum(done.cost.get(key) or 0 for done in steps) for key in COSTS}
+    return cost | {"flops": operations(steps)}
+
+
+def operations(steps: Iterable[Done]) -> float | None:
+    """FLOPs of steps together, stage 0 included; None with a stage on ZeRO-3, where they cannot be counted."""
+    steps = list(steps)
     if any(done.cost.get("steps") and done.cost.get("flops") is None for done in steps):
-        return cost | {"flops": None}  # a stage on ZeRO-3, where they cannot be counted
+        return None
+    flops = sum(done.cost.get("flops") or 0 for done in steps)
     trained = sum(done.cost["tokens"] for done in steps if done.cost.get("flops"))
     written = sum(done.cost.get("tokens", 0) for done in steps if not done.cost.get("flops"))
-    if trained:
-        cost["flops"] *= 1 + written / trained / 3  # a forward alone is a third of a training step
-    return cost
+    return flops * (1 + written / trained / 3) if trained else flops  # a forward alone is a third of a training step
