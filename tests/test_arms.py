@@ -24,6 +24,7 @@ SHIPPED = sorted({path.stem for path in (REPOSITORY / "recipes/arms").glob("*.ya
 def test_every_shipped_arm_passes_the_checks(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     words = ["--arms", f"[{', '.join(SHIPPED)}]", "--oracle_texts", "outputs/toy/clips/attributes.jsonl"]
+    words += ["--trials", "null"]  # some have no single last stage that looks at the validation clips
     (args,) = parse_recipe([recipe, *words], CompareArguments)
     arms = compare.check(args)
     assert list(arms) == SHIPPED

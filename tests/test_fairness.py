@@ -25,7 +25,8 @@ def check(folder: Path, *words: str, recipe: dict[str, Any] | None = None, **arm
         known = yaml.safe_load(file.read_text()) if file.is_file() else {"about": name}
         file.write_text(yaml.safe_dump(known | changes, sort_keys=False))
     names = ["direct", "rbft", *(set(arms) - {"direct", "rbft"})]
-    argv = [str(folder / "recipes/toy/compare.yaml"), "--arms", f"[{', '.join(names)}]", *words]
+    trials = [] if "--trials" in words else ["--trials", "null"]
+    argv = [str(folder / "recipes/toy/compare.yaml"), "--arms", f"[{', '.join(names)}]", *trials, *words]
     return fairness.check(*parse_recipe(argv, CompareArguments))
 
 

@@ -40,8 +40,9 @@ ALL = [
     "permuted",
 ]
 ALL += ["other_hint", "oracle_guideline", "captions", "pseudo_labels", "playing_order", "play_count"]
-ALL += ["rationale_label", "label_rationale", "joint", "star"]
-ONE_TARGET = ["probe", "direct", "rbft", "checklist", "rationale_label", "label_rationale", "joint", "star", "oracle"]
+ALL += ["rationale_label", "label_rationale", "joint"]
+ONE_TARGET = ["probe", "direct", "rbft", "checklist", "rationale_label", "label_rationale", "joint", "oracle"]
+LONGER = ["direct", "rbft", "star"]  # no single last stage to try values in
 
 
 @dataclass(frozen=True)
@@ -53,22 +54,27 @@ class Run:
         arms (`list[str]`, *optional*): Files of recipes/arms; the cells of the ladder if None.
         shots (`list[int]`, *optional*): Labels per class; the recipes' own if None.
         draws (`int`, *optional*, defaults to 10): At most; the other domains repeat what *far* asks on ten.
+        trials (`bool`, *optional*, defaults to `True`): Whether each arm chooses as recipes/toy/compare.yaml says.
     """
 
     domain: str
     arms: list[str] | None
     shots: list[int] | None = None
     draws: int = 10
+    trials: bool = True
 
 
 # Every arm that there is, on one domain: only its card has a checklist. The toy base's texts are shorter than 20
 # tokens, so that label_rationale_20, _60 and _150 would be label_rationale again.
 FAR = [*ALL, "checklist", "zero_shot_definitions", "in_context"]
-FAR += ["rationale_only", "rbft_blind", "rbft_unchecked", "rbft_all_checks"]
+FAR += ["rbft_blind", "rbft_unchecked", "rbft_all_checks"]
 DRAWS = {"far": 10, "disputed": 5}  # five are the fewest that may say "cannot help", as the negative control should
 RUNS = {f"arms_{name}": Run(name, FAR if name == "far" else ALL, draws=DRAWS.get(name, 3)) for name in DOMAINS}
+RUNS |= {f"star_{name}": Run(name, LONGER, draws=DRAWS.get(name, 3), trials=False) for name in DOMAINS}
+RUNS["star_far"] = Run("far", [*LONGER, "rationale_only"], [2, 4, 8, 16], draws=5, trials=False)
 # Sixteen times the labels of 8 shots are 1,024 clips, which is what there is.
-RUNS |= {"ladder_far": Run("far", None, [8]), "shots_far": Run("far", ONE_TARGET, [2, 4, 8, 16], draws=5)}
+RUNS["ladder_far"] = Run("far", None, [8], trials=False)
+RUNS["shots_far"] = Run("far", ONE_TARGET, [2, 4, 8, 16], draws=5)
 
 
 def command(name: str, *, seeds: int, first: int) -> list[str]:
@@ -91,6 +97,7 @@ def command(name: str, *, seeds: int, first: int) -> list[str]:
     words += ["--task", str(REPOSITORY / "recipes/tasks" / domain.card)]
     words += ["--oracle_texts", str(REPOSITORY / "outputs/toy" / domain.folder / "attributes.jsonl")]
     words += ["--shuffled_frames", "true"] if name == "arms_far" else []
+    words += [] if run.trials else ["--trials", "null"]
     return words + (["--shots", f"[{', '.join(map(str, run.shots))}]"] if run.shots else [])
 
 

@@ -1,4 +1,7 @@
-"""Where rationales pay: text of stage 1 x clips in stage 1 x parts that LoRA trains, each cell against direct SFT.
+"""Where rationales pay: text of stage 1 x clips in stage 1 x parts that LoRA trains there, each against direct SFT.
+
+Stage 2 trains the language model in all cells: at the rate of the toy recipes it would take away from the tower what
+true texts have taught it (RESULTS.md).
 
 Input: nothing, and what rbft_trl/compare.py found. Output: arms, which toy/evidence.py runs, and their table.
 """
@@ -47,7 +50,7 @@ def write_arms(folder: Path) -> list[str]:
             for parts, trained in PARTS.items():
                 stage1 = {"recipe": "stage1", "rationales": "<texts>", "train_parts": trained}
                 steps = {"texts": made | {"times_labels": times}, "stage1": stage1 | {"steps_of": "rbft/stage1"}}
-                steps["stage2"] = {"recipe": "stage2", "init": "<stage1>", "train_parts": trained}
+                steps["stage2"] = {"recipe": "stage2", "init": "<stage1>", "train_parts": ["llm"]}
                 names.append(f"{text}_{times}x_{parts}")
                 about = f"{text} texts, {times} x the labels, LoRA on {parts}"
                 _write(folder, names[-1], about, steps, role=ROLES.get(text))
