@@ -11,7 +11,13 @@ from rbft_trl.data.jsonl import read_jsonl
 from rbft_trl.errors import UserError
 from tests.helpers import REPOSITORY, toy_recipe
 
-QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "eval_strategy": "no", "save_strategy": "no"}
+QUICK = {
+    "num_train_epochs": 1,
+    "max_steps": ...,
+    "per_device_train_batch_size": 8,
+    "eval_strategy": "no",
+    "save_strategy": "no",
+}
 QUICK |= {"load_best_model_at_end": False}
 ARMS = ["zero_shot", "zero_shot_definitions", "probe", "direct", "rbft", "shuffled", "oracle"]
 
