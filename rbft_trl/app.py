@@ -96,7 +96,7 @@ def answer(
     text = ""
     if write:
         (text,) = classifier.rationales([row], [clip])
-        text = text or NONE
+        text = classifier.collator.card.reasoning(text) or NONE
     return scores, [Image.fromarray(frame) for frame in clip.frames], text
 
 

@@ -148,14 +148,11 @@ class VideoClassifier:
         return [dict(zip(self.scorer.names, row, strict=True)) for row in scores]
 
     def rationales(self, rows: list[Row], clips: list[Clip], *, max_new_tokens: int = 256) -> list[str]:
-        """What the model writes about each clip, greedily; it does not know the decision, and is not its cause.
-
-        Empty where it wrote no more than a class name, as a model may that was trained on these last.
-        """
+        """What the model writes about each clip, greedily, with its conclusion; it does not know the decision, and is
+        not its cause."""
         prompts = [self.collator.rationale_prompt(row) for row in rows]
         read = prefill(self.model, self.collator.prompts(rows, prompts, clips=clips))
-        texts, _ = write(self.model, read, self.collator, max_new_tokens=max_new_tokens)
-        return [self.collator.card.reasoning(text) for text in texts]
+        return write(self.model, read, self.collator, max_new_tokens=max_new_tokens)[0]
 
     def read_batch(self, pairs: list[tuple[Row, Clip | ClipError]], *, rationale_tokens: int = 0) -> list[Row]:
         """Rows of predictions for clips that were read, and rows with a reason for those that could not be."""
@@ -167,7 +164,7 @@ class VideoClassifier:
                 found[row["id"]] = {"scores": scores}
         if good and rationale_tokens:
             for row, text in zip(rows, self.rationales(rows, clips, max_new_tokens=rationale_tokens), strict=True):
-                found[row["id"]] |= {"rationale": text or None}
+                found[row["id"]] |= {"rationale": self.collator.card.reasoning(text) or None}
         return [
             {"id": row["id"], "state": row.get("state"), "error": str(clip) if isinstance(clip, ClipError) else None}
             | found.get(row["id"], {})

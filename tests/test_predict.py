@@ -254,6 +254,9 @@ def test_a_class_name_is_no_rationale(
     clips = sorted(str(path) for path in (toy_set[1] / "clips").iterdir())[:3]
     texts = ["Dorvan.", "Classification: dorvan", "It moves left.\nClassification: dorvan"]
     monkeypatch.setattr("rbft_trl.classifier.write", lambda *_, **__: (texts, [False] * 3))
+    clf = VideoClassifier.from_pretrained(trained, device="cpu")
+    rows = [{"id": clip, "video": clip} for clip in clips]
+    assert clf.rationales(rows, [clf.collator.read_row(row) for row in rows]) == texts  # the report reads conclusions
     command = [*clips, "--model", str(trained), "--use_cpu", "--output", str(tmp_path / "out.csv"), "--rationale"]
     rows = predict.main(command)
     assert [row["rationale"] for row in rows] == [None, None, "It moves left."]

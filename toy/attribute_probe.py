@@ -7,7 +7,6 @@ Command: python toy/attribute_probe.py --domain far --checkpoint outputs/toy/sta
 """
 
 import argparse
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from rbft_trl.data.jsonl import read_jsonl, write_jsonl
 from rbft_trl.errors import run_entry
+from rbft_trl.evidence.stats import mean_sd
 from rbft_trl.model.loading import load_for_inference
 from rbft_trl.model.probe import features_of, reader
 from toy.captions import open_toy
@@ -30,6 +30,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 STRENGTH = 0.01  # C of scikit-learn for every attribute and checkpoint alike
 FOLDS = 5
 BASE = "base"
+Spread = dict[str, float | int | None]
 
 
 def probe_attributes(
@@ -83,15 +84,12 @@ def probe_cells(run: Path, kept: Path, card: str, draws: range) -> None:
         write_jsonl(kept, sorted(lines, key=lambda line: (line["draw"] is not None, line["draw"], line["arm"])))
 
 
-def attributes(lines: list[dict[str, Any]]) -> dict[str, dict[str, tuple[float, float | None, int]]]:
-    """Arm → attribute → mean and sd over its draws of the share that the probe reads rightly, and the draws."""
-    found: dict[str, dict[str, tuple[float, float | None, int]]] = {}
+def attributes(lines: list[dict[str, Any]]) -> dict[str, dict[str, Spread]]:
+    """Arm → attribute → `mean_sd` over its draws of the share that the probe reads rightly."""
+    found: dict[str, dict[str, Spread]] = {}
     for arm in dict.fromkeys(line["arm"] for line in lines):
         own = [line["right"] for line in lines if line["arm"] == arm]
-        for name in own[0]:
-            values = [right[name] for right in own]
-            spread = statistics.stdev(values) if len(values) > 1 else None
-            found.setdefault(arm, {})[name] = (statistics.fmean(values), spread, len(values))
+        found[arm] = {name: mean_sd([right[name] for right in own]) for name in own[0]}
     return found
 
 

@@ -28,7 +28,7 @@ TIMES = (1, 4, 16)
 PARTS = {"lm": ["llm"], "tower": ["llm", "merger", "vision"]}
 OTHERS = ("rbft", "rbft_hint")
 SEEN = ("size", "motion", "all")  # attributes that make the class of *far*, and all
-Attributes = dict[str, dict[str, tuple[float, float | None, int]]]
+Attributes = dict[str, dict[str, dict[str, float | int | None]]]  # of toy/attribute_probe.py
 
 
 def write_arms(folder: Path) -> list[str]:
@@ -87,17 +87,17 @@ def table(comparison: dict[str, Any], probed: Attributes) -> str:
         if not name.startswith("direct") and rival in outcomes:
             pair = compare_arms(outcomes[name], outcomes[rival], arm=name, baseline=rival, resample=False)
             gain = "{:+.1f} ({:.1f} to {:.1f})".format(pair["difference"], *pair["interval"])
-        mean = _mean_sd(**{key: entry["summary"]["accuracy"][key] for key in ("mean", "sd")})
+        mean = _mean_sd(entry["summary"]["accuracy"])
         lines.append(f"| {text} | {times} | {parts} | {mean} | {gain} | {_seen(probed, name)} |")
     return "\n".join(lines) + "\n"
 
 
-def _mean_sd(mean: float, sd: float | None) -> str:
-    return f"{100 * mean:.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
+def _mean_sd(found: dict[str, Any]) -> str:
+    return f"{100 * found['mean']:.1f}" + ("" if found["sd"] is None else f" ± {100 * found['sd']:.1f}")
 
 
 def _seen(probed: Attributes, arm: str) -> str:
-    return " | ".join(_mean_sd(*probed[arm][name][:2]) if arm in probed else "" for name in SEEN)
+    return " | ".join(_mean_sd(probed[arm][name]) if arm in probed else "" for name in SEEN)
 
 
 def _told(name: str) -> tuple[str, str, str]:
