@@ -90,7 +90,7 @@ def test_the_best_checkpoint_is_the_one_that_is_kept(
     """Validation is best at step 2 of 4, by a scorer that says so; the saved weights must be those of step 2."""
     shares: Iterator[float] = iter([0.25, 0.75, 0.5, 0.25])
 
-    def right(self: LabelScorer, model: Any, rows: list[dict], *, batch_size: int) -> list[tuple[str, bool]]:
+    def right(self: LabelScorer, model: Any, rows: list[dict], **how: Any) -> list[tuple[str, bool]]:
         share = next(shares)
         return [(row["id"], i < share * len(rows)) for i, row in enumerate(rows)]
 

@@ -199,7 +199,8 @@ def test_resume_refuses_another_recipe(toy_set: tuple, smoke_base: Path, tmp_pat
 def test_validation_is_scored_and_the_best_checkpoint_is_kept(
     toy_set: tuple, smoke_base: Path, tmp_path: Path
 ) -> None:
-    changes = {"output_dir": tmp_path / "run", "num_train_epochs": 2, "per_device_train_batch_size": 4}
+    changes = {"output_dir": tmp_path / "run", "max_steps": ..., "num_train_epochs": 2}
+    changes |= {"per_device_train_batch_size": 4}
     changes |= {"eval_strategy": "epoch", "save_strategy": "epoch"}
     record = sft.main([toy_recipe("stage2", tmp_path, toy_set[0], smoke_base, init="base", **changes)])
     accuracies = [entry["eval_accuracy"] for entry in record["curves"] if "eval_accuracy" in entry]
