@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
@@ -41,7 +42,7 @@ from accelerator_work import (
 )
 
 from rbft_trl.configs import AdapterArguments
-from rbft_trl.errors import UserError, nearest
+from rbft_trl.errors import UserError, at_least, nearest, run_entry
 from rbft_trl.model.cost import GB, GPUS, Cost, Setting, meta_model, reading_cost, training_cost
 from rbft_trl.model.loading import check_model_arguments
 
@@ -213,6 +214,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--new_tokens", type=int, help="tokens of a generated text; the recipe's if left out")
     parser.add_argument("--out", type=Path, default=Path("outputs/accelerator"), help="files without their endings")
     args = parser.parse_args(argv)
+    at_least(1, rounds=args.rounds, answer_tokens=args.answer_tokens)
+    at_least(1, **{key: getattr(args, key) for key in ("clips", "new_tokens") if getattr(args, key) is not None})
     about, rows, estimates = surroundings(), [], Estimates()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for base, group in itertools.groupby(ways(args.base, args.only), key=lambda way: way.base):
@@ -232,4 +235,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_entry(lambda argv: sys.exit(main(argv)))

@@ -6,18 +6,23 @@ Command: python benchmarks/assay.py --repetitions 2000
 
 import argparse
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
 from scipy.stats import norm
 
+from rbft_trl.errors import at_least, run_entry
 from rbft_trl.evidence.conclusion import CANNOT, SEES, conclude, verdict
 from rbft_trl.evidence.intervals import estimate
 from rbft_trl.evidence.outcomes import Outcomes
 from rbft_trl.evidence.stats import POINTS, compare_all
 
 GAP, GAIN = 9.0, 4.0  # points, of the positive control: true rationales, and the treatment
+ROLES = {"oracle": "oracle", "shuffled": "control"}
 SOURCES = (10, 50, 100, 500)
+LABELS = ((16, 24), (8, 24), (16, 100), (16, 2000))  # per class: taken, and there
+SHARES = (0.25, 0.5, 1.0)
 UNEVEN = {  # relative numbers of clips of the sources
     "20 sources, the k-th holds 1/k of the first": tuple(1 / k for k in range(1, 21)),
     "100 sources, the k-th holds 1/k of the first": tuple(1 / k for k in range(1, 101)),
@@ -41,6 +46,9 @@ class World:
         difficulty, source, taste, source_taste (`float`): Sd of latent effects, in units of the noise of one answer:
             of a clip and of a source on all arms, and of a clip and of a source on one arm alone. The first two make
             arms agree; the last two make a difference repeat from draw to draw.
+        roles (`dict`): Role by arm, where it is no candidate.
+        labels (`tuple`, *optional*): Labelled clips that a draw takes, how many there are to take from, and the share
+            of the variance between disjoint draws that is theirs (the rest is the seeds'); None: draws are disjoint.
     """
 
     gains: dict[str, float]
@@ -55,6 +63,7 @@ class World:
     taste: float = 0.4
     source_taste: float = 0.1
     roles: dict[str, str] = field(default_factory=dict)
+    labels: tuple[int, int, float] | None = None
 
 
 def simulate(world: World, rng: np.random.Generator) -> dict[str, Outcomes]:
@@ -75,10 +84,20 @@ def simulate(world: World, rng: np.random.Generator) -> dict[str, Outcomes]:
         latent = norm.ppf(world.accuracy + gain / POINTS) * total + shared
         latent = latent + rng.normal(0, world.taste, world.clips)
         latent = latent + rng.normal(0, world.source_taste, groups.max() + 1)[groups]
-        latent = latent + rng.normal(0, wobble, world.draws)[:, None]
+        latent = latent + wobble * luck_of_draws(world, rng)[:, None]
         said = (latent + rng.normal(0, 1, (world.draws, world.clips)) <= 0).astype(np.int64)
         made[arm] = Outcomes(keys, ("0", "1"), gold, said, groups, tuple(range(world.draws)))
     return made
+
+
+def luck_of_draws(world: World, rng: np.random.Generator) -> np.ndarray:
+    """What each draw adds to an arm, in sd: draws that take clips from the same few share some of their luck."""
+    if world.labels is None:
+        return rng.normal(0, 1, world.draws)
+    taken, available, share = world.labels
+    clips = rng.normal(0, 1, available)
+    means = np.array([rng.choice(clips, taken, replace=False).mean() for _ in range(world.draws)])
+    return np.sqrt(share * taken) * means + np.sqrt(1 - share) * rng.normal(0, 1, world.draws)
 
 
 def assay(world: World, *, repetitions: int, seed: int = 0) -> dict[str, float]:
@@ -87,14 +106,18 @@ def assay(world: World, *, repetitions: int, seed: int = 0) -> dict[str, float]:
     Returns:
         `dict`: `held` (the interval of the first arm), `all_held` (the simultaneous intervals of all treatments),
         `difference` (any treatment is called better or worse), `false` (one whose true gain is 0 is), `right_arm`
-        (the arm named as the best is the truly best one), `sees` and `cannot` (of the oracle), `share_held` (of the
-        intervals of the share of the gap, where there is one) and `width` (half of the mean interval, points).
+        (the arm named as the best is the truly best one), `sees` and `cannot` (of the oracle), `content` (RB-FT is
+        said to differ from shuffled rationales), `wrong` (some part of the sentence claims what is not so),
+        `share_held` (of the intervals of the share of the gap, where there is one) and `width` (half of the mean
+        interval, points).
     """
     rng = np.random.default_rng(seed)
     roles = {arm: world.roles.get(arm, "candidate") for arm in world.gains}
     treatments = [arm for arm, role in roles.items() if role == "candidate"]
     best = max(treatments, key=lambda arm: world.gains[arm])
-    said = {key: [] for key in ("held", "all_held", "difference", "false", "right_arm", "sees", "cannot", "width")}
+    keys = ("held", "all_held", "difference", "false", "right_arm", "sees", "cannot", "content", "wrong", "width")
+    said: dict[str, list[float]] = {key: [] for key in keys}
+    matters = np.sign(world.gains.get("rbft", 0.0) - world.gains.get("shuffled", 0.0))
     shares = []
     for _ in range(repetitions):
         pairs = compare_all(simulate(world, rng), roles, resample=False)
@@ -111,6 +134,10 @@ def assay(world: World, *, repetitions: int, seed: int = 0) -> dict[str, float]:
         said["right_arm"].append(found["better"][:1] == [best])
         said["sees"].append(found["oracle"] == SEES)
         said["cannot"].append(found["oracle"] == CANNOT)
+        said["content"].append(bool(found["content"]))
+        false = [said["false"][-1], bool(found["content"]) and found["content"] != matters]
+        false += [said["sees"][-1] and not world.gains["oracle"], said["cannot"][-1] and world.gains["oracle"] >= 3]
+        said["wrong"].append(any(false))
         said["width"].append((of[treatments[0]]["interval"][1] - of[treatments[0]]["interval"][0]) / 2)
         if world.gains["oracle"] and (share := of[treatments[0]].get("share")):
             shares.append(_holds(share["interval"], world.gains[treatments[0]] / world.gains["oracle"]))
@@ -118,17 +145,17 @@ def assay(world: World, *, repetitions: int, seed: int = 0) -> dict[str, float]:
     return rates | {"share_held": float(np.mean(shares)) if shares else float("nan")}
 
 
-def positive(**settings: int | float) -> World:
-    """True rationales gain 9 points, the treatment 4."""
-    return World({"rbft": GAIN, "oracle": GAP}, roles={"oracle": "oracle"}, **settings)
+def positive(**settings: Any) -> World:
+    """True rationales gain 9 points, the treatment 4, and 0 with the rationales of other clips."""
+    return World({"rbft": GAIN, "shuffled": 0.0, "oracle": GAP}, roles=ROLES, **settings)
 
 
-def negative(**settings: int | float) -> World:
-    """Neither true rationales nor the treatment gain anything."""
-    return World({"rbft": 0.0, "oracle": 0.0}, roles={"oracle": "oracle"}, **settings)
+def negative(**settings: Any) -> World:
+    """Neither true rationales nor the treatment nor its control gain anything."""
+    return World({"rbft": 0.0, "shuffled": 0.0, "oracle": 0.0}, roles=ROLES, **settings)
 
 
-def many(best: float, *, arms: int = 15, **settings: int | float) -> World:
+def many(best: float, *, arms: int = 15, **settings: Any) -> World:
     """Many treatments, of which one gains `best` points and the others nothing; true rationales gain 9."""
     gains = {f"arm{i}": 0.0 for i in range(arms - 1)} | {"winner": best, "oracle": GAP}
     return World(gains, roles={"oracle": "oracle"}, **settings)
@@ -150,18 +177,20 @@ def _holds(interval: list[float], truth: float) -> bool:
     return interval[0] <= truth <= interval[1]
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=2000)
-    repetitions = parser.parse_args().repetitions
+    repetitions = parser.parse_args(argv).repetitions
+    at_least(1, repetitions=repetitions)
     print(f"{repetitions} simulated comparisons per line; shares in %\n")
-    head("control", "draws", "difference claimed", "best arm named", "oracle sees", "cannot help", "interval holds")
+    told = ("difference", "right_arm", "sees", "cannot", "content", "wrong", "held")
+    head("control", "draws", "difference claimed", "best arm named", "oracle sees", "cannot help", "content matters",
+         "anything wrong", "interval holds")  # fmt: skip
     for name, make in (("positive", positive), ("negative", negative)):
         for draws in (5, 10):
             rates = assay(make(draws=draws), repetitions=repetitions)
-            keys = ("difference", "right_arm", "sees", "cannot", "held")
-            line(name, draws, *(rates[key] for key in keys))
+            line(name, draws, *(rates[key] for key in told))
     head("15 arms, 14 gain nothing", "draws", "any false claim", "best arm named", "all 15 intervals hold")
     for gain in (0.0, 4.0, 8.0):
         for draws in (5, 10):
@@ -179,6 +208,11 @@ def main() -> None:
             sd = {"draws": draws, "draw_sd": 2.5 if draws > 1 else 0.0}
             worlds = [positive(sizes=sizes, source_taste=taste, **sd) for taste in tastes]
             line(name, draws, *(coverage(world, repetitions=repetitions) for world in worlds))
+    head("labels that a draw takes", "draws", *(f"{share:.0%} of its luck is theirs" for share in SHARES))
+    for taken, available in LABELS:
+        for draws in (5, 10):
+            worlds = [positive(draws=draws, labels=(taken, available, share)) for share in SHARES]
+            line(f"{taken} of {available:,}", draws, *(coverage(world, repetitions=repetitions) for world in worlds))
 
 
 def head(*titles: str) -> None:
@@ -195,4 +229,4 @@ def line(*cells: str | int | float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from rbft_trl.configs import DataArguments, ModelArguments
+from rbft_trl.errors import at_least, run_entry
 from rbft_trl.evidence.conclusion import CANNOT, SEES, conclude, verdict
 from rbft_trl.evidence.outcomes import Outcomes
 from rbft_trl.evidence.stats import POINTS, compare_all
@@ -33,7 +34,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 CARD = REPOSITORY / "recipes/tasks/toy.yaml"
 BASE = ModelArguments(model_name_or_path=str(REPOSITORY / "toy/base"), dtype="float32")
 STRENGTH = 0.01  # C of scikit-learn, for every arm alike
-SHOTS = {"positive": {"direct": 8, "rbft": 12, "oracle": 16}, "negative": {"direct": 8, "rbft": 8, "oracle": 8}}
+SHOTS = {"positive": {"direct": 8, "rbft": 12, "oracle": 18}, "negative": {"direct": 8, "rbft": 8, "oracle": 8}}
 ROLES = {"rbft": "candidate", "oracle": "oracle"}
 CLIPS = 1000  # about as many test clips as a comparison of the toy domain has
 Arrays = dict[str, np.ndarray]
@@ -112,14 +113,16 @@ def _arrays(rows: list[dict[str, Any]], features: np.ndarray, names: list[str]) 
     return {"features": features, "label": labels, "source": np.array([row["group"] for row in rows])}
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labelled", type=int, default=100, help="labelled clips per class to draw from")
     parser.add_argument("--test", type=int, default=4000, help="test clips of the population")
     parser.add_argument("--draws", type=int, default=300, help="draws of the population")
     parser.add_argument("--repetitions", type=int, default=1000)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    at_least(max(max(shots.values()) for shots in SHOTS.values()), labelled=args.labelled)  # else an arm has fewer
+    at_least(1, test=args.test, draws=args.draws, repetitions=args.repetitions)
     with tempfile.TemporaryDirectory() as folder:
         train, test = read_clips(Path(folder), labelled=args.labelled, test=args.test)
     sources = len(np.unique(test["source"]))
@@ -138,4 +141,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from rbft_trl.data.video import FrameSettings, read_clip, resized, sample_indices
+from rbft_trl.errors import at_least, run_entry
 
 FRAMES = FrameSettings(num_frames=8)
 FACTOR = 28
@@ -29,11 +30,12 @@ CASES = {  # name: (height, width, seconds, part of it in seconds or None)
 RATE = 30
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     """Makes the clips, reads each in turns, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    rounds = parser.parse_args(argv).rounds
+    at_least(1, rounds=rounds)
     print(f"{'clip':34} {'naive ms':>9} {'ours ms':>9} {'ratio':>7} {'frames equal':>13}   (median of {rounds})")
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, (height, width, seconds, part)) in enumerate(CASES.items()):
@@ -89,4 +91,4 @@ def _between(frames: Iterator[Any], first: int, last: int | None) -> Iterator[An
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

@@ -7,7 +7,6 @@ Command: python benchmarks/kept.py recipes/toy/direct.yaml [--rounds 3] [--steps
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 
 from rbft_trl import sft, start
 from rbft_trl.data.kept import KEPT, LIMIT
+from rbft_trl.errors import at_least, run_entry
 
 LAST = ("--save_strategy", "no", "--load_best_model_at_end", "false")  # nothing is saved on the way
 
@@ -27,6 +27,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=96)
     args, recipe = parser.parse_known_args(argv)
+    at_least(1, rounds=args.rounds, steps=args.steps)
     seconds: dict[str, list[float]] = {"kept": [], "decoded": []}
     found, held = [], 0
     with tempfile.TemporaryDirectory() as folder:
@@ -54,4 +55,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_entry(main)

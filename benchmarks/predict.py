@@ -19,6 +19,7 @@ from rbft_trl.classifier import VideoClassifier
 from rbft_trl.configs import ModelArguments
 from rbft_trl.data.task import TaskCard
 from rbft_trl.data.video import FrameSettings
+from rbft_trl.errors import at_least, run_entry
 from rbft_trl.model import inference
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.families import vision_tower
@@ -27,13 +28,14 @@ from rbft_trl.model.loading import load_base, load_processor
 REPOSITORY = Path(__file__).parents[1]
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     """Reads and scores the clips batch by batch, three times; prints medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=str(REPOSITORY / "toy/base"))
     parser.add_argument("--clips", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=8)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    at_least(1, clips=args.clips, batch_size=args.batch_size)
     model = load_base(ModelArguments(model_name_or_path=args.model, dtype="float32"), device="cpu").eval()
     card = TaskCard.from_yaml(REPOSITORY / "recipes/tasks/toy.yaml")
     frames = FrameSettings(min_pixels=3136, max_pixels=3136)
@@ -76,4 +78,4 @@ def timed(work: Callable[..., Any], spent: dict[str, float], part: str) -> Calla
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

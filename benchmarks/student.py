@@ -11,30 +11,51 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from rbft_trl.data.jsonl import read_jsonl
+from rbft_trl.data.jsonl import numbered_jsonl
 from rbft_trl.data.task import TaskCard
+from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.support import Limits
 from rbft_trl.evidence.verify import check_rationales, kept_share
+from rbft_trl.texts import read_truth
 
 REPOSITORY = Path(__file__).parents[1]
 MARGINS, SIZES = (0.0, 0.25, 0.5, 1.0), (16, 32, 64, 100)
 Sample = dict[str, Any]
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     """Prints the lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, help="rationales.jsonl, one per draw")
     parser.add_argument("--card", default=str(REPOSITORY / "recipes/tasks/toy.yaml"), help="task card")
-    parser.add_argument("--truth", type=Path, help="rows with the id and true label of every clip")
+    parser.add_argument("--truth", help="rows with the id and true label of every clip")
     args = parser.parse_args(argv)
-    card, draws = TaskCard.from_yaml(args.card, with_data=False), [read_jsonl(file) for file in args.files]
+    card = TaskCard.from_yaml(args.card, with_data=False)
+    draws = [texts_of(file, card) for file in args.files]
     report("labelled", [[s for s in draw if s["label"] is not None] for draw in draws], card)
     if args.truth:
-        truth = {row["id"]: row["label"] for row in read_jsonl(args.truth)}
+        truth = {clip: row.get("label") for clip, row in read_truth(args.truth).items()}
+        pool = [sample["id"] for draw in draws for sample in draw if sample["label"] is None]
+        if lacking := [clip for clip in pool if truth.get(clip) not in card.names]:
+            raise UserError(f"{args.truth} has no class of {card.path} for clip '{lacking[0]}'; name that of its pool")
         for size in SIZES:
             texts = [with_truth(draw, truth, card, size=size, seed=seed) for seed, draw in enumerate(draws)]
             report(f"pool, {size} per class", texts, card)
+
+
+def texts_of(file: Path, card: TaskCard) -> list[Sample]:
+    """The rows of rationales.jsonl.
+
+    Raises:
+        UserError: naming the first line that holds no rationale of a class of the card, or of the pool.
+    """
+    lines = numbered_jsonl(file, by_user=True)
+    for number, row in lines:
+        if not row.keys() >= {"id", "label", "text"} or row["label"] not in (None, *card.names):
+            raise UserError(
+                f"{file}:{number}: this is no rationale of a class of {card.path}; name rationales of this --card"
+            )
+    return [row for _, row in lines]
 
 
 def with_truth(draw: list[Sample], truth: dict[str, str], card: TaskCard, *, size: int, seed: int) -> list[Sample]:
@@ -59,4 +80,4 @@ def report(name: str, draws: list[list[Sample]], card: TaskCard) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

@@ -97,7 +97,7 @@ def read_arms(names: list[str], folder: str) -> dict[str, Arm]:
         if name in arms:
             continue
         arms[name] = read_arm(name, Path(folder))
-        wanted += [arm for arm, _ in _references(arms[name]) if arm != name]
+        wanted += [arm for arm, _ in all_references(arms[name]) if arm != name]
     for arm in arms.values():
         seen: list[str] = []
         for step in arm.steps:
@@ -118,7 +118,7 @@ def read_arms(names: list[str], folder: str) -> dict[str, Arm]:
 def _refuse_circle(name: str, arms: dict[str, Arm], path: tuple[str, ...]) -> None:
     if name in path:
         raise UserError(f"arms refer to each other in a circle: {' -> '.join([*path, name])}; break it")
-    for other in {other for other, _ in _references(arms[name]) if other != name}:
+    for other in {other for other, _ in all_references(arms[name]) if other != name}:
         _refuse_circle(other, arms, (*path, name))
 
 
@@ -196,5 +196,6 @@ def _references_of(step: Step, own: str) -> list[tuple[str, str | None]]:
     return found
 
 
-def _references(arm: Arm) -> list[tuple[str, str | None]]:
+def all_references(arm: Arm) -> list[tuple[str, str | None]]:
+    """`(arm, step)` of everything that the steps of an arm refer to, also to have as many steps; None: a whole arm."""
     return [pair for step in arm.steps for pair in _references_of(step, arm.name)]

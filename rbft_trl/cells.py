@@ -4,8 +4,10 @@ Input: arms, recipes, a draw and a number of shots. Output: cells of comparison.
 """
 
 import dataclasses
+import re
 import time
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from rbft_trl.compare_config import CompareArguments
 from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
 from rbft_trl.costs import COSTS, Done, Place, closure, cost_of, first_seconds, operations, tokens_written
 from rbft_trl.data.jsonl import read_json, read_jsonl
+from rbft_trl.data.task import fingerprint
 from rbft_trl.errors import UserError
 from rbft_trl.evidence.yields import totals_of
 from rbft_trl.launched import run_launched
@@ -22,11 +25,13 @@ from rbft_trl.model.provenance import read_record
 from rbft_trl.recipe import parse_recipe, words_of
 from rbft_trl.start import Task, open_task
 from rbft_trl.stopping import one_part
-from rbft_trl.texts import make_texts
+from rbft_trl.texts import make_texts, read_truth
 
 Cell = dict[str, Any]
+COMPARISON = "the comparison"  # gives card, setup and draw
 TRAINED = ("validation_accuracy", "stage1_steps", "rationales", "kept", "yields")  # None of what was not trained
 FEW = 4  # steps that tell what one costs
+NO_NAME, LONGEST_NAME = re.compile(r"[^\w.]+"), 150  # bytes; a file system takes 255, with the step and the key
 MAINS = star.MAINS | {"star": star.main}
 
 
@@ -41,19 +46,25 @@ class Cells:
     def __init__(self, args: CompareArguments, arms: dict[str, Arm]) -> None:
         self.args, self.arms, self.out = args, arms, Path(args.output_dir)
         self.data, self.base, self.eval = parse_recipe(
-            [args.eval, *shared(args)], DataArguments, ModelArguments, EvalArguments
+            [args.eval, *shared(args)], DataArguments, ModelArguments, EvalArguments, given_by=COMPARISON
         )
-        self.truth = {row["id"]: row for row in read_jsonl(args.oracle_texts)} if args.oracle_texts else {}
+        self.truth = read_truth(args.oracle_texts) if args.oracle_texts else {}
         self.done: dict[tuple[str, str, Place], Done] = {}
         self.once: dict[str, Cell] = {}
         self.tasks: dict[Place, Task] = {}
 
     def task(self, place: Place) -> Task:
-        """The rows of a draw."""
+        """The rows of a draw; without `shots` all labels, whatever the draw."""
         if place not in self.tasks:
-            data = dataclasses.replace(self.data, draw=place.draw, shots=place.shots or self.data.shots)
+            shots = place.shots or self.data.shots
+            data = dataclasses.replace(self.data, draw=place.draw if shots else 0, shots=shots)
             self.tasks[place] = open_task(data, self.base)
         return self.tasks[place]
+
+    @cached_property
+    def whole(self) -> Task:
+        """The rows that the draws are taken from."""
+        return open_task(dataclasses.replace(self.data, shots=None, draw=0), self.base)
 
     def cell(self, name: str, place: Place) -> Cell:
         """Runs one arm on one draw."""
@@ -163,10 +174,11 @@ class Cells:
 
     def flops_per_step(self, arm: Arm, step: Step, place: Place, words: list[str]) -> float:
         """What a step of a training costs, from a few that are thrown away: it depends on how long its rows are."""
-        few = {"max_steps": FEW, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
-        tried = self.trained(
-            step, [*words, *words_of(few)], place.folder(self.out) / arm.name / f"{step.name}_few", place
+        few = words_of(
+            {"max_steps": FEW, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
         )
+        own = [word for pair in zip(words[::2], words[1::2], strict=True) if pair[0] not in few for word in pair]
+        tried = self.trained(step, [*own, *few], place.folder(self.out) / arm.name / f"{step.name}_few", place)
         return tried.cost["flops"] / FEW
 
     def best_trial(self, arm: Arm, place: Place) -> Done:
@@ -175,7 +187,7 @@ class Cells:
         tried = []
         for value in values:
             extra = words_of({key: value})
-            done = self.step(arm, arm.trained, place, suffix=f"_{key}_{extra[1]}", extra=extra)
+            done = self.step(arm, arm.trained, place, suffix=f"_{key}_{folder_name(extra[1])}", extra=extra)
             if done.record["best_validation"] is None:
                 raise UserError(
                     f"'trials' needs a validation accuracy in the last stage of arm '{arm.name}'; set eval_strategy"
@@ -202,8 +214,7 @@ class Cells:
         found = {}
         for card, words in self.args.other_cards.items():
             if arm.evaluate.get("method", "score") == "score":
-                setup = ["--setup", self.args.setup] if self.args.setup else []
-                given = [*setup, "--task", card, "--shots", "null", *checkpoint, *(words if arm.trained else [])]
+                given = [*other_card(self.args, card), *checkpoint, *(words if arm.trained else [])]
                 found[Path(card).stem] = self.evaluated(folder / f"eval_{Path(card).stem}", arm, given)
         return {"elsewhere": found}
 
@@ -252,6 +263,19 @@ def _steps(done: Iterable[Done]) -> float:
     return sum(step.cost.get("steps") or 0 for step in done)
 
 
+def folder_name(value: str) -> str:
+    """A value of `trials` in the name of a folder: as it stands; if that is no name, its letters and a fingerprint."""
+    if not {"/", "\0"} & set(value) and len(value.encode()) <= LONGEST_NAME:
+        return value
+    return f"{NO_NAME.sub('-', value)[:40]}-{fingerprint(value)}"
+
+
 def shared(args: CompareArguments) -> list[str]:
     """What the comparison overrides in every recipe."""
     return words_of({key: value for key, value in (("task", args.task), ("setup", args.setup)) if value})
+
+
+def other_card(args: CompareArguments, card: str) -> list[str]:
+    """The words of an evaluation on another card, on which nothing is drawn."""
+    setup = ["--setup", args.setup] if args.setup else []
+    return [*setup, "--task", card, "--shots", "null", "--draw", "0"]

@@ -5,7 +5,6 @@ sentence, report.html.
 Command: python rbft_trl/compare.py recipes/toy/compare.yaml
 """
 
-import dataclasses
 import datetime
 from collections import Counter
 from pathlib import Path
@@ -17,60 +16,65 @@ from rbft_trl.arms import Arm
 from rbft_trl.browse import agreement, mistake_strips, rationale_strips
 from rbft_trl.cells import Cell, Cells
 from rbft_trl.compare_config import CompareArguments
+from rbft_trl.compare_data import check_data, labels_per_class
 from rbft_trl.compared import settings_of, treatments
 from rbft_trl.costs import Place
-from rbft_trl.data.jsonl import write_json
+from rbft_trl.data.jsonl import check_folder, write_json
 from rbft_trl.errors import NothingKept, UserError, run_entry
-from rbft_trl.evidence.controls import oracle_samples
 from rbft_trl.evidence.intervals import effective_sources
 from rbft_trl.evidence.power import power_before
 from rbft_trl.evidence.report import build_report
 from rbft_trl.evidence.results import write_results
 from rbft_trl.evidence.stats import summarise
+from rbft_trl.evidence.table import text_of_left_out, text_of_rung
 from rbft_trl.fairness import check
 from rbft_trl.recipe import parse_recipe
-from rbft_trl.start import open_task
 from rbft_trl.stopping import Stopped
-from rbft_trl.texts import subset
+
+ANSWER = ("rbft", "direct")  # their difference is the answer
 
 
 def main(argv: list[str]) -> dict[str, Any]:
     """Runs what is not finished yet, then compares; returns comparison.json."""
     (args,) = parse_recipe(argv, CompareArguments)
+    check_folder(args.output_dir)
     arms = check(args)
     transformers_logging.disable_progress_bar()  # dozens of loads of a small base
     run = Cells(args, arms)
-    check_oracle(run)
-    check_pool(run)
-    tested = run.task(first_place(args)).of_split("test")
+    tested = check_data(run).of_split("test")
     groups = effective_sources([*Counter(row["group"] for row in tested).values()])
     num_arms = max(len(treatments(args, arms)), 1)
     print(power_before(len(tested), groups, args.seeds, num_arms=num_arms)["sentence"], flush=True)
-    rungs = []
+    labels = labels_per_class(run)
+    rungs, without = [], []
     for shots in args.shots or [None]:
         cells, lost = run_rung(run, shots)
+        if hopeless := [name for name in ANSWER if name in lost]:
+            without.append({"shots": shots or run.data.shots, "arm": hopeless[0], "why": lost[hopeless[0]]})
+            continue
         found = {name: {**told(arms[name]), "draws": own} for name, own in cells.items()}
-        rungs.append({"shots": shots or run.data.shots, "arms": found, "left_out": lost})
+        of = {"shots": shots or run.data.shots, "labels": labels}
+        rungs.append(of | {"arms": found, "left_out": lost})
+    if not rungs:
+        raise UserError(text_of_rung(without[0]))
     if args.parts[1] > 1:
         print(f"part {args.part} is done; the command without `part` gathers all parts")
         return {"rungs": rungs}
-    return finish(run, rungs)
-
-
-def first_place(args: CompareArguments) -> Place:
-    """The first draw of the rung that answers, which the report shows clips of."""
-    return Place(args.first_draw, args.shots[-1] if args.shots else None)
+    return finish(run, rungs, without)
 
 
 def run_rung(run: Cells, shots: int | None) -> tuple[dict[str, list[Cell]], dict[str, str]]:
-    """All arms on all draws of one number of shots, and why an arm is left out: it needs rationales of every class."""
+    """All arms on all draws of one number of shots, and why an arm is left out: it needs rationales of every class.
+    The draws end with one in which an arm of the answer is left out: without it nothing can be compared."""
     args = run.args
     cells: dict[str, list[Cell]] = {arm: [] for arm in args.arms}
     lost: dict[str, str] = {}
     part, parts = args.parts
-    draws = range(args.first_draw, args.first_draw + args.seeds)[part - 1 :: parts]
+    draws = args.draws[part - 1 :: parts]
     total = len(args.arms) * len(draws)
     for index, draw in enumerate(draws):
+        if set(ANSWER) & set(lost):
+            break
         place = Place(draw, shots)
         for number, name in enumerate(args.arms, start=1 + len(args.arms) * index):
             if name in lost:
@@ -88,8 +92,6 @@ def run_rung(run: Cells, shots: int | None) -> tuple[dict[str, list[Cell]], dict
                 ) from None
             except Stopped as stop:
                 raise Stopped(f"arm '{name}', {where}: {stop.done}") from None
-    if hopeless := [name for name in ("rbft", "direct") if name in lost]:
-        raise UserError(f"without arm '{hopeless[0]}' there is nothing to compare: {lost[hopeless[0]]}")
     return {name: found for name, found in cells.items() if name not in lost}, lost
 
 
@@ -98,47 +100,29 @@ def told(arm: Arm) -> dict[str, Any]:
     return {"description": arm.about, "role": arm.role}
 
 
-def check_oracle(run: Cells) -> None:
-    """Every training clip has its true description, where an arm needs it."""
-    steps = [step for arm in run.arms.values() for step in arm.steps if step.recipe == "oracle"]
-    if not steps:
-        return
-    task = open_task(dataclasses.replace(run.data, shots=None), run.base)
-    rows = [row for row in task.rows if row["split"] == "train"]
-    for column in {step.settings.get("column", "text") for step in steps}:
-        oracle_samples(rows, {name: row.get(column, "") for name, row in run.truth.items()}, task.card)
+def finish(run: Cells, rungs: list[dict[str, Any]], without: list[dict[str, Any]]) -> dict[str, Any]:
+    """Statistics, files, and what is printed: one table, one sentence, the path of the report.
 
-
-def check_pool(run: Cells) -> None:
-    """There are as many clips without a label as arms take with `times_labels`, at the largest number of shots.
-
-    Raises:
-        UserError: naming the arm and both numbers.
+    Args:
+        run (`Cells`): What was run.
+        rungs (`list[dict]`): `shots`, `arms` and `left_out` of each number of shots that can be compared.
+        without (`list[dict]`): `shots`, `arm` and `why` of each other one: its arm could not be trained.
     """
-    steps = [(arm, step) for arm, of in run.arms.items() for step in of.steps if "times_labels" in step.settings]
-    rows = [row for row in run.task(first_place(run.args)).rows if row["split"] == "train"] if steps else []
-    for arm, step in steps:
-        try:
-            subset(rows, step.settings["times_labels"], 0)
-        except UserError as error:
-            raise UserError(f"arm '{arm}', step '{step.name}': {error}") from None
-
-
-def finish(run: Cells, rungs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Statistics, files, and what is printed: one table, one sentence, the path of the report."""
-    task = run.task(first_place(run.args))
+    task = run.task(Place(run.args.first_draw, rungs[-1]["shots"] if run.args.shots else None))
     card = task.card
     comparison = {
         "task": card.name,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "note": run.args.note,
         "shots": [rung["shots"] for rung in rungs],
+        "rungs_left_out": without,
         "settings": settings_of(run.args, run.base, card),
     }
     rungs = [rung | summarise({"note": run.args.note} | rung, names=card.names) for rung in rungs]
     comparison |= {"rungs": rungs} | {key: rungs[-1][key] for key in ("arms", "pairs", "verdict", "table", "sentence")}
     write_json(run.out / "comparison.json", comparison)
-    write_results(run.out / "results.jsonl", comparison, names=card.names)
+    empty = [{"shots": lost["shots"], "arms": {}, "left_out": {lost["arm"]: lost["why"]}} for lost in without]
+    write_results(run.out / "results.jsonl", comparison | {"rungs": [*rungs, *empty]}, names=card.names)
     report = run.out / "report.html"
     first = comparison["arms"]["rbft"]["draws"][0]
     build_report(
@@ -150,9 +134,13 @@ def finish(run: Cells, rungs: list[dict[str, Any]]) -> dict[str, Any]:
         note=run.args.note,
     )
     for rung in rungs:
-        title = f"\n{rung['shots']} labelled clips per class" if len(rungs) > 1 else ""
-        lost = [f"left out: {name} - {why}" for name, why in rung["left_out"].items()]
+        title = f"\n{rung['shots']} labelled clips per class" if len(rungs) + len(without) > 1 else ""
+        lost = [f"left out: {line}" for line in text_of_left_out(rung["left_out"])]
+        for card, there in rung.get("elsewhere", {}).items():
+            lost += [f"left out on {card}: {line}" for line in text_of_left_out(there["left_out"])]
         print("\n".join([f"{title}\n{rung['table']}", *lost, "", rung["sentence"]]))
+    for lost in without:
+        print(f"\n{lost['shots']} labelled clips per class are left out: {text_of_rung(lost)}")
     print(f"\nreport: {report.resolve()}")
     return comparison
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from rbft_trl.configs import option
+from rbft_trl.configs import check_bounds, option
 from rbft_trl.errors import UserError
 
 RECIPES = ("rationales", "stage1", "stage2", "direct", "eval")
@@ -44,7 +44,7 @@ class CompareArguments:
     )
     shuffled_frames: bool = option(False, "Also test every trained arm on clips whose frames are shuffled.")
     novel: str | None = option(None, "Card of classes that nothing was trained on, for base-to-novel.", path=True)
-    elsewhere: list[str] = option([], "Cards with the same classes and other clips, for domain shift.")
+    elsewhere: list[str] = option([], "Cards with the same classes and other clips, for domain shift.", path=True)
     part: str | None = option(None, "`1/2`: run only every second draw, beside another process that runs `2/2`.")
     launch: str | None = option(
         None, "Launch file of accelerate: every stage is one `accelerate launch` with it; left out: this process.",
@@ -57,8 +57,7 @@ class CompareArguments:
         for key in ("output_dir", *RECIPES):
             if not getattr(self, key):
                 raise UserError(f"'{key}' is missing in the comparison; recipes/toy/compare.yaml shows what it is for")
-        if self.seeds < 1 or self.first_draw < 0:
-            raise UserError(f"'seeds' is {self.seeds} (at least 1), 'first_draw' {self.first_draw} (at least 0)")
+        check_bounds(self, seeds=(self.seeds >= 1, "at least 1"), first_draw=(self.first_draw >= 0, "at least 0"))
         if not self.arms:
             raise UserError("'arms' is empty, so there is nothing to compare; name direct and another one")
         if self.shots is not None and (not self.shots or min(self.shots) < 1 or self.shots != sorted(set(self.shots))):
@@ -73,6 +72,16 @@ class CompareArguments:
             if not found or int(found[1]) > int(found[2]):
                 raise UserError(f"'part' is '{self.part}' but must be e.g. 1/2: the first of two processes")
             self.parts = (int(found[1]), int(found[2]))
+            if self.parts[0] > self.seeds:
+                raise UserError(
+                    f"'part' is '{self.part}' but 'seeds' is {self.seeds}, so part {self.parts[0]} has no draw to "
+                    f"run; use {self.seeds} parts at most"
+                )
+
+    @property
+    def draws(self) -> range:
+        """The numbers of the draws, in all parts."""
+        return range(self.first_draw, self.first_draw + self.seeds)
 
     @property
     def other_cards(self) -> dict[str, list[str]]:

@@ -20,17 +20,22 @@ from rbft_trl.yaml_file import read_mapping
 # Of a recipe: where things lie, what is printed, and what base, card and the cells tell themselves.
 LEFT_OUT = ("output_dir", "output_file", "task", "setup", "model_name_or_path", "model_revision", "shots", "draw")
 LEFT_OUT += ("seed", "logging_steps", "report_to", "run_name", "disable_tqdm", "dataloader_num_workers")
+# Of a launch file: how many processes share a step, and how they compute it; on which machines is no matter.
+OF_LAUNCH = ("num_processes", "distributed_type", "mixed_precision", "deepspeed_config", "fsdp_config")
 
 
 def settings_of(args: CompareArguments, base: ModelArguments, card: TaskCard) -> dict[str, str]:
     """A fingerprint by arm over every line of its steps, their recipes and setups, and of the arms that it refers to;
     under "" that of what all share: base, card, evaluation and trials. The folder in which all this lies is no matter.
+    With a launch file what it says of the numbers is part of each arm that has steps: a batch grows with processes.
     """
     shared = [base_fingerprint(base.model_name_or_path, base.model_revision), card.fingerprint(), args.trials]
     found = {"": _digest([*shared, _written(args.eval, args.setup)])}
     for name in args.arms:
         arms = read_arms([name], args.arms_folder)
         made = {arm.name: [arm.evaluate, [_made(args, step) for step in arm.steps]] for arm in arms.values()}
+        for arm in arms.values():
+            made[arm.name] += _launched(args) if arm.steps else []
         found[name] = _digest(made)
     return found
 
@@ -51,6 +56,14 @@ def _made(args: CompareArguments, step: Step) -> dict[str, Any]:
         return vars(step) | {"truth": truth}
     after = [_written(args.stage2, args.setup)] if step.entry == "star" else []
     return vars(step) | {"recipe": [_written(args.recipe_of(step.recipe), args.setup), *after]}
+
+
+def _launched(args: CompareArguments) -> list[dict[str, Any]]:
+    """What a launch file says of the numbers; nothing without one, so that the fingerprint is that of one process."""
+    if args.launch is None:
+        return []
+    lines = read_mapping(Path(args.launch), what="launch file", example="correct the path")
+    return [{key: lines.get(key) for key in OF_LAUNCH}]
 
 
 def _written(recipe: str, setup: str | None) -> dict[str, Any]:

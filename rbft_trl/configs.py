@@ -22,6 +22,21 @@ def option(default: Any, text: str, **metadata: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
+def check_bounds(options: Any, **bounds: tuple[bool, str]) -> None:
+    """Refuses a value that is out of bounds, naming no other one: its place is told by its name.
+
+    Args:
+        options (`object`): A group of options.
+        bounds (`tuple[bool, str]`): By option, whether its value is fine, and what it must be.
+
+    Raises:
+        UserError: for the first that is not.
+    """
+    for key, (fine, wanted) in bounds.items():
+        if not fine:
+            raise UserError(f"'{key}' is {getattr(options, key)} but must be {wanted}")
+
+
 @dataclass
 class DataArguments:
     """What to look at: the task card, the draw of labelled clips, and the frames."""
@@ -47,6 +62,8 @@ class DataArguments:
             raise UserError("'task' is missing; name a task card, e.g. task: recipes/tasks/copy_me.yaml")
         if self.shots is not None and self.shots < 1:
             raise UserError(f"'shots' is {self.shots} but must be at least 1; leave it out to use every labelled clip")
+        if self.draw < 0:
+            raise UserError(f"'draw' is {self.draw} but must be at least 0; it is the seed of a draw")
         if self.draw != 0 and self.shots is None:
             raise UserError(f"'draw' is {self.draw} but without 'shots' nothing is drawn; set shots, or leave it out")
         if self.max_frames is not None and self.fps is None:
@@ -119,11 +136,12 @@ class AdapterArguments:
                 raise UserError(
                     f"'{name}' is {getattr(self, name)} but use_peft is false, so there is no LoRA; leave it out"
                 )
-        if self.lora_r < 1 or self.lora_alpha < 1 or not 0 <= self.lora_dropout < 1:
-            raise UserError(
-                f"lora_r is {self.lora_r}, lora_alpha {self.lora_alpha} (both at least 1), "
-                f"lora_dropout {self.lora_dropout} (from 0 to below 1); correct the one that is out of bounds"
-            )
+        check_bounds(
+            self,
+            lora_r=(self.lora_r >= 1, "at least 1"),
+            lora_alpha=(self.lora_alpha >= 1, "at least 1"),
+            lora_dropout=(0 <= self.lora_dropout < 1, "from 0 to below 1"),
+        )
 
 
 @dataclass
@@ -204,10 +222,12 @@ class EvalArguments:
     def __post_init__(self) -> None:
         if not self.output_dir:
             raise UserError("'output_dir' is missing; name the folder for predictions.jsonl and metrics.json")
-        if min(self.per_device_batch_size, self.max_new_tokens) < 1 or self.dataloader_num_workers < 0:
-            raise UserError(
-                "'per_device_batch_size' and 'max_new_tokens' must be at least 1, dataloader_num_workers 0"
-            )
+        check_bounds(
+            self,
+            per_device_batch_size=(self.per_device_batch_size >= 1, "at least 1"),
+            max_new_tokens=(self.max_new_tokens >= 1, "at least 1"),
+            dataloader_num_workers=(self.dataloader_num_workers >= 0, "at least 0"),
+        )
         if self.checkpoint is not None and not self.checkpoint:
             raise UserError("'checkpoint' is empty; name the folder of a trained stage, or leave it out for the base")
         if not self.generate and self.max_new_tokens != self.__dataclass_fields__["max_new_tokens"].default:

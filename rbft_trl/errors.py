@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from rbft_trl.stopping import EXIT_CODE, Stopped, follow_launcher
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-FROM_SETUP: dict[str, str] = {}  # option → the setup in which it stands, of the recipe that was read last
+COMMAND_LINE = "the command line"
+PLACES: dict[str, str] = {}  # option → setup, recipe or command line that gave its value, of the recipe read last
 SEARCHED: dict[str, list[str]] = {}  # relative path that was not found → folders in which it was looked for
 
 
@@ -44,14 +45,25 @@ def searched(path: object) -> str:
     return f" (looked for in {quoted(folders)})" if folders else ""
 
 
-def place_of(message: str) -> str | None:
-    """The setup, if the first option that a message names stands there and not in the recipe."""
+def at_least(least: int, **values: int) -> None:
+    """Refuses numbers of a command line that are too small.
+
+    Raises:
+        UserError: naming the first such option.
+    """
+    for key, value in values.items():
+        if value < least:
+            raise UserError(f"--{key} is {value} but must be at least {least}")
+
+
+def places_of(message: str) -> list[str]:
+    """Where the options that a message names got their values, in the order in which it names them, each once."""
     found = []
-    for key, file in FROM_SETUP.items():
+    for key, place in PLACES.items():
         plain = rf"|\b{key}\b" if "_" in key else rf"|\b{key}(?= is | holds | ')"  # 'task' may be just a word
         if match := re.search(rf"'{key}'{plain}", message):
-            found.append((match.start(), file))
-    return min(found)[1] if found else None
+            found.append((match.start(), place))
+    return list(dict.fromkeys(place for _, place in sorted(found)))
 
 
 def run_entry(main: Callable[[list[str]], object]) -> None:
@@ -75,9 +87,11 @@ def run_entry(main: Callable[[list[str]], object]) -> None:
         sys.exit(1)
     except UserError as error:
         recipe = next((word.rpartition("=")[2] for word in sys.argv[1:] if word.endswith((".yaml", ".yml"))), "")
-        place = f"{recipe}: " if recipe and recipe not in str(error) else ""
-        if (setup := place_of(str(error))) and setup not in str(error):
-            place += f"{setup}: "
+        elsewhere = recipe in str(error) or str(error).startswith(("--", COMMAND_LINE))  # the message says where
+        place = f"{recipe}: " if recipe and not elsewhere else ""
+        named = next(iter(places_of(str(error))), recipe)
+        if named.endswith((".yaml", ".yml")) and named != recipe and named not in str(error):
+            place += f"{named}: "  # the setup
         print(f"error: {place}{error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:

@@ -14,13 +14,22 @@ from accelerate import Accelerator
 
 from rbft_trl.batches import start_processes
 from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
-from rbft_trl.data.jsonl import BatchLog, first_difference, make_folder, read_json, read_jsonl, write_json, write_jsonl
+from rbft_trl.data.jsonl import (
+    BatchLog,
+    check_folder,
+    first_difference,
+    make_folder,
+    read_json,
+    write_json,
+    write_jsonl,
+)
 from rbft_trl.data.task import TaskCard
 from rbft_trl.engines import check_whole_model
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.answers import open_metrics
 from rbft_trl.evidence.calibration import CALIBRATION_FILE, calibrate
 from rbft_trl.evidence.metrics import compute_metrics, save_confusion_picture
+from rbft_trl.evidence.outcomes import read_predictions
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.model.cost import base_config
 from rbft_trl.model.fetch import find_checkpoint, is_hub_id
@@ -53,11 +62,14 @@ NOT_PART_OF_THE_RESULT = (
 
 def main(argv: list[str]) -> dict[str, Any]:
     """Evaluates one arm; returns the metrics."""
-    plan = make_plan(*parse_recipe(argv, DataArguments, ModelArguments, EvalArguments))
-    args, output = plan.args, Path(plan.args.output_dir)
+    data, base, args = parse_recipe(argv, DataArguments, ModelArguments, EvalArguments)
+    output = check_folder(args.output_dir)
+    plan = make_plan(data, base, args)
     if (metrics := finished(output, plan.settings)) is not None:
+        predictions = read_predictions(output, ids=plan.ids)
+        print(f"'{output}' is complete: its predictions are reused")
         if args.calibrate:
-            store_calibration(plan, read_jsonl(output / "predictions.jsonl"))
+            store_calibration(plan, predictions)
         return metrics
 
     make_folder(output)
@@ -230,7 +242,6 @@ def finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
             f"output_dir '{output}' holds an evaluation with {other} = {made.get(other)}, this one has "
             f"{settings.get(other)}; choose another output_dir, or delete it"
         )
-    print(f"'{output}' is complete: its predictions are reused")
     return metrics
 
 

@@ -3,19 +3,25 @@
 Input: the options of a comparison. Output: its arms, or one sentence.
 """
 
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rbft_trl import star
 from rbft_trl.arms import Arm, Step, read_arms, references
-from rbft_trl.cells import shared
+from rbft_trl.cells import COMPARISON, shared
+from rbft_trl.compare_cards import check_cards
 from rbft_trl.compare_config import RECIPES, CompareArguments
 from rbft_trl.configs import AdapterArguments, DataArguments, EvalArguments, ModelArguments, StageArguments
-from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
+from rbft_trl.launched import check_launch_file
+from rbft_trl.options import check_key, fit, options_of, read_text
 from rbft_trl.plan import check_options
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe, words_of
+from rbft_trl.references import check_learned, check_references
+from rbft_trl.setups import OF_ONE_STAGE
 from rbft_trl.star_config import StarArguments
 from rbft_trl.texts import check_texts
 from rbft_trl.training_config import TrainingConfig
@@ -25,8 +31,13 @@ LOOKS = ("eval_strategy", "eval_steps", "load_best_model_at_end")
 # What all trainings must share so that a step means the same; rates and parts are each arm's own.
 MATCHED = ("per_device_train_batch_size", "gradient_accumulation_steps", "use_peft", "lora_r", "lora_alpha")
 MATCHED += ("lora_dropout", "optim")
+# What a training may have otherwise than direct SFT, which is then told.
+TOLD = ("learning_rate", "learning_rate_merger", "learning_rate_vision", "lr_scheduler_type", "lr_scheduler_kwargs")
+TOLD += ("warmup_steps", "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon", "optim_args")
+TOLD += ("bf16", "class_balance", "train_sampling_strategy", "data_seed")
 LENGTH = ("max_steps", "num_train_epochs", "dataloader_drop_last")
 DRAWN = {"draw", "seed", "shots", "task"}  # of the draw, in every step
+SET_HERE = {"output_dir", "output_file", "resume_from_checkpoint", "stage2", "launch"}  # by the comparison
 SAME_CLIPS = ("task", "shots", "definitions", "num_frames", "fps", "max_frames", "min_pixels", "max_pixels")
 SAME_CLIPS += ("min_decodable", "on_bad_clip")
 SAME_BASE = ("model_name_or_path", "model_revision", "dtype", "load_in_4bit")
@@ -42,14 +53,17 @@ def check(args: CompareArguments) -> dict[str, Arm]:
     Raises:
         UserError: naming the arm or recipe, both values and the way out.
     """
+    check_launch_file(args.launch)
     if len(set(args.arms)) < len(args.arms):
         raise UserError(f"arms names an arm twice: {args.arms}; keep one of them")
     arms = read_arms(args.arms, args.arms_folder)
+    check_references(arms, dict.fromkeys([*args.arms, *_matched_whole(arms)]))
     if not {"rbft", "direct"} <= set(args.arms):
         raise UserError("arms must hold 'rbft' and 'direct': their difference is the answer; add them")
     if untrained := [name for name in ("rbft", "direct") if not any(step.entry == "sft" for step in arms[name].steps)]:
         raise UserError(f"arm '{untrained[0]}' trains nothing, but its result is the answer; give it a stage")
     evaluated = _read(args, args.eval, "eval")
+    check_cards(args, evaluated[0].task)
     for key in RECIPES:  # those that no arm uses too: they are named, so they must be right
         entry = key if key in GROUPS else "sft"
         groups = _read(args, getattr(args, key), entry)
@@ -58,22 +72,26 @@ def check(args: CompareArguments) -> dict[str, Arm]:
             _needs(getattr(args, key), "target", groups[3].target, TARGETS[key])
     _needs(args.eval, "method", evaluated[2].method, "score")
     _needs(args.eval, "split", evaluated[2].split, "test")
-    check_cards(args)
     trainings: dict[tuple[str, str], Training] = {}
     for arm in arms.values():
         check_evaluation(args, arm, evaluated)
         for step in arm.steps:
             trainings |= check_step(args, arm, step, evaluated)
     _matched(arms, trainings)
+    check_learned(arms, trainings)
     check_trials(args, arms)
+    _tell_differences(args.arms, arms, trainings)
     return arms
 
 
 def check_evaluation(args: CompareArguments, arm: Arm, evaluated: tuple[Any, ...]) -> None:
-    """An arm is evaluated on the clips, frames and rule of all others; it may choose its method and definitions."""
+    """An arm is evaluated on the clips, frames and rule of all others; it may choose its method, and without a
+    training, which saw the prompts of all, its definitions."""
     place, checkpoint = f"the evaluation of arm '{arm.name}'", "somewhere" if arm.trained else "null"
-    groups = _read(args, args.eval, "eval", arm.evaluate, checkpoint=checkpoint)
-    _same(place, groups, args.eval, evaluated, leave_out=("definitions",))
+    if own := sorted((DRAWN | SET_HERE | {"checkpoint", "unseen_labels"}) & arm.evaluate.keys()):
+        raise UserError(f"{place}: '{own[0]}' is set by the comparison; leave it out")
+    groups = _read(args, args.eval, "eval", arm.evaluate, given_by=place, checkpoint=checkpoint)
+    _same(place, groups, args.eval, evaluated, leave_out=() if arm.trained else ("definitions",))
     for name, wanted in (("frame_order", "original"), ("split", "test"), ("label_score", evaluated[2].label_score)):
         _needs(place, name, getattr(groups[2], name), wanted)
     if arm.trained and groups[2].method not in ("score", "reason"):
@@ -86,16 +104,22 @@ def check_trials(args: CompareArguments, arms: dict[str, Arm]) -> None:
     Raises:
         UserError: naming the key or the arm.
     """
+    tried = {*args.arms, *_matched_whole(arms)}
     for key, values in (args.trials or {}).items():
-        if key in (*MATCHED, *LOOKS, *LENGTH, *DRAWN):
-            raise UserError(f"trials has '{key}', which must be the same in all arms; try another key")
-        for arm in (arms[name] for name in args.arms if arms[name].trained):
+        _check_tried(key, values)
+        for arm in (arm for name, arm in arms.items() if arm.trained and name in tried):
             step = arm.trained
             if step.entry == "star":
                 raise UserError(f"trials: arm '{arm.name}' has no single last stage to try values in; leave one out")
+            if key in step.settings:
+                raise UserError(
+                    f"trials has '{key}', which step '{step.name}' of arm '{arm.name}' sets itself; take it out of "
+                    "one of them"
+                )
             for value in values:
                 recipe = str(args.recipe_of(step.recipe))
-                groups = _read(args, recipe, "sft", step.settings | {key: value})
+                place = f"'trials' on arm '{arm.name}'"
+                groups = _read(args, recipe, "sft", step.settings | {key: value}, given_by=place)
                 if not groups[4].load_best_model_at_end:
                     raise UserError(
                         f"trials: the last stage of arm '{arm.name}' does not look at the validation clips; set "
@@ -103,25 +127,23 @@ def check_trials(args: CompareArguments, arms: dict[str, Arm]) -> None:
                     )
 
 
-def check_cards(args: CompareArguments) -> None:
-    """The cards that arms are tested on beside their own: with the same classes, or for `novel` with others.
+def _matched_whole(arms: dict[str, Arm]) -> set[str]:
+    """Arms whose last stage gives others their steps or operations, so that it is trained too."""
+    named = [(step.steps_of or step.flops_of or "").partition("/") for arm in arms.values() for step in arm.steps]
+    return {arm for arm, _, step in named if arm and (not step or arms[arm].step(step) == arms[arm].trained)}
 
-    Raises:
-        UserError: naming the card.
-    """
-    stems = [Path(card).stem for card in args.other_cards]
-    if double := [stem for stem in stems if stems.count(stem) > 1]:
-        raise UserError(f"two cards of 'elsewhere' and 'novel' are named '{double[0]}.yaml'; rename one")
-    own = set(TaskCard.from_yaml(_read(args, args.eval, "eval")[0].task).names) if args.other_cards else set()
-    for card in args.other_cards:
-        names = set(TaskCard.from_yaml(card).names)
-        if card == args.novel and names & own:
-            raise UserError(f"novel: {card} names '{min(names & own)}' as the comparison's own card does; take it out")
-        if card != args.novel and names != own:
-            raise UserError(
-                f"elsewhere: {card} and the comparison's own card differ in '{min(names ^ own)}'; only the clips may "
-                "differ there"
-            )
+
+def _check_tried(key: str, values: list[Any]) -> None:
+    """A key of `trials` is an option that arms may choose differently, and no value stands twice."""
+    if key in (*MATCHED, *LOOKS, *LENGTH, *DRAWN, *SAME_CLIPS, *SAME_BASE):
+        raise UserError(f"trials has '{key}', which must be the same in all arms; try another key")
+    if key in ("setup", *OF_ONE_STAGE):
+        raise UserError(f"trials has '{key}', which the comparison and its arms set themselves; try another key")
+    check_key(key, known := options_of((DataArguments, ModelArguments, *TRAINING)), "trials")
+    words = [words_of({key: value})[1] for value in values]
+    read = [fit(read_text(word, known[key], key), known[key], f"trials: '{key}'") for word in words]
+    if double := [value for number, value in enumerate(read) if value in read[:number]]:
+        raise UserError(f"trials has {double[0]!r} twice among the values of '{key}'; keep one of them")
 
 
 def check_step(
@@ -131,6 +153,8 @@ def check_step(
     place = f"arm '{arm.name}', step '{step.name}'"
     if drawn := sorted(DRAWN & step.settings.keys()):
         raise UserError(f"{place}: '{drawn[0]}' is the same in all arms of a draw; leave it out")
+    if own := sorted(SET_HERE & step.settings.keys()):
+        raise UserError(f"{place}: '{own[0]}' is set by the comparison; leave it out")
     if step.entry == "texts":
         check_texts(step.recipe, step.settings, place)
         if step.recipe == "oracle" and args.oracle_texts is None:
@@ -142,14 +166,20 @@ def check_step(
         )
     if step.entry == "star":
         words = ["--stage2", args.stage2, *words_of(step.settings)]
-        (parts,) = parse_recipe([recipe, *shared(args), *words], StarArguments)
+        (parts,) = parse_recipe([recipe, *shared(args), *words], StarArguments, given_by=place)
         _, data, base = star.check(parts)
         _same(recipe, (data, base), args.eval, evaluated)
         return {(arm.name, step.name): (parts.stage1, _read(args, parts.stage1, "sft"))}
-    groups = _read(args, recipe, step.entry, step.settings)
+    groups = _read(args, recipe, step.entry, step.settings, given_by=place)
     _same(recipe, groups, args.eval, evaluated)
     if step.entry == "sft" and not references(step.settings.get("init"), arm.name):
         _needs(recipe, "init", groups[3].init, "base")
+    file = groups[3].rationales if step.entry == "sft" and "rationales" not in step.settings else None
+    if file is not None and not Path(file).is_file():
+        raise UserError(
+            f"{place}: 'rationales' is '{file}' in {recipe}, which is no file; name a step that makes one, e.g. "
+            "rationales: <rationales>"
+        )
     if step.entry == "sft" and args.launch is None:
         check_options(*groups[1:])
     return {(arm.name, step.name): (recipe, groups)} if step.entry == "sft" else {}
@@ -161,12 +191,19 @@ def _needs(recipe: str, name: str, value: Any, wanted: Any) -> None:
 
 
 def _read(
-    args: CompareArguments, recipe: str, entry: str, settings: dict[str, Any] | None = None, **more: str | None
+    args: CompareArguments,
+    recipe: str,
+    entry: str,
+    settings: dict[str, Any] | None = None,
+    *,
+    given_by: str = COMPARISON,
+    **more: str | None,
 ) -> tuple[Any, ...]:
     """The options of a recipe with an arm's overrides; a reference to another step stands for some path."""
     given = (settings or {}) | {key: value for key, value in more.items() if value is not None}
     words = words_of({key: "somewhere" if references(value, "") else value for key, value in given.items()})
-    return parse_recipe([recipe, *shared(args), *words], DataArguments, ModelArguments, *GROUPS[entry])
+    groups = (DataArguments, ModelArguments, *GROUPS[entry])
+    return parse_recipe([recipe, *shared(args), *words], *groups, given_by=given_by)
 
 
 def _same(
@@ -207,6 +244,24 @@ def _matched(arms: dict[str, Arm], trainings: dict[tuple[str, str], Training]) -
                 raise UserError(
                     f"train_parts of {recipe} holds '{more[0]}', which {other_recipe} leaves out; make them fit"
                 )
+
+
+def _tell_differences(asked: Iterable[str], arms: dict[str, Arm], trainings: dict[tuple[str, str], Training]) -> None:
+    """Warns of each arm that trains with other rates, or shows its rows otherwise, than direct SFT does at last."""
+    _, direct = trainings["direct", arms["direct"].trained.name]
+    for name in asked:
+        found = [
+            f"'{key}' is {_said(value)} in step '{step}' and {_said(other)} there"
+            for (arm, step), (_, groups) in trainings.items()
+            for key in TOLD
+            if arm == name and (value := _setting(groups, key)) != (other := _setting(direct, key))
+        ]
+        if found:
+            warnings.warn(f"arm '{name}' does not train as direct SFT does: {'; '.join(found)}", stacklevel=3)
+
+
+def _said(value: Any) -> str:
+    return str(getattr(value, "value", value))
 
 
 def _looks(recipe: str, groups: tuple[Any, ...], first_recipe: str, first: tuple[Any, ...]) -> None:

@@ -8,9 +8,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rbft_trl.data.jsonl import first_difference, read_json, read_jsonl, write_json
+from rbft_trl.data.jsonl import first_difference, read_json, write_json
 from rbft_trl.errors import UserError, run_entry
-from rbft_trl.evidence.stats import base_to_novel
+from rbft_trl.evidence.novel import base_to_novel
+from rbft_trl.evidence.outcomes import read_predictions
 
 SAME = ("base", "precision", "frames", "definitions", "options", "checkpoint")
 
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> dict[str, Any]:
     for base, novel in zip(args.base, args.novel, strict=True):
         check_pair(base, novel)
     base, novel = (
-        [sorted(read_jsonl(Path(folder) / "predictions.jsonl"), key=lambda p: p["id"]) for folder in folders]
+        [sorted(read_predictions(folder), key=lambda p: p["id"]) for folder in folders]
         for folders in (args.base, args.novel)
     )
     for folders, draws in ((args.base, base), (args.novel, novel)):
@@ -55,6 +56,9 @@ def check_pair(base: str, novel: str) -> None:
         UserError: naming what differs, or the class that is in both.
     """
     first, second = (read_json(Path(folder) / "metrics.json") for folder in (base, novel))
+    for folder, metrics in ((base, first), (novel, second)):
+        if "confusion" not in metrics:
+            raise UserError(f"'{folder}' is no evaluation of classes; name one that rbft_trl/eval.py wrote")
     made, wanted = (metrics.get("settings") or {} for metrics in (first, second))
     if key := first_difference(made, wanted, among=SAME):
         raise UserError(

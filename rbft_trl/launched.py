@@ -10,6 +10,17 @@ from pathlib import Path
 
 from rbft_trl.errors import UserError
 from rbft_trl.stopping import EXIT_CODE, Stopped, listening, noted
+from rbft_trl.yaml_file import read_mapping
+
+
+def check_launch_file(launch_file: str | None) -> None:
+    """A launch file is there and holds keys; which of them accelerate knows, it says itself.
+
+    Raises:
+        UserError: if it is missing, or no YAML.
+    """
+    if launch_file is not None:
+        read_mapping(Path(launch_file), what="launch file", example="name one of accelerate_configs/, or leave it out")
 
 
 def run_launched(launch_file: str, entry: str, argv: list[str]) -> None:

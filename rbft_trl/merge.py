@@ -20,7 +20,7 @@ from rbft_trl.data.given import find_clips
 from rbft_trl.data.jsonl import make_folder
 from rbft_trl.data.video import ClipError
 from rbft_trl.engines import check_alone
-from rbft_trl.errors import UserError, run_entry
+from rbft_trl.errors import UserError, at_least, run_entry
 from rbft_trl.model.loading import load_base
 from rbft_trl.model.provenance import under_adapter, weights_fingerprint, write_record
 
@@ -90,11 +90,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=8, help="clips per batch [8]")
     parser.add_argument("--use_cpu", action="store_true", help="run on the CPU even if there is a GPU")
     args = parser.parse_args(argv)
-    if min(args.most, args.batch_size) < 1 or not 0 <= args.min_agreement <= 1:
-        raise UserError(
-            f"--most is {args.most}, --batch_size {args.batch_size} (both at least 1), --min_agreement "
-            f"{args.min_agreement} (from 0 to 1); correct the one that is out of bounds"
-        )
+    at_least(1, most=args.most, batch_size=args.batch_size)
+    if not 0 <= args.min_agreement <= 1:
+        raise UserError(f"--min_agreement is {args.min_agreement} but must be a share from 0 to 1")
     return args
 
 

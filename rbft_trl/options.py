@@ -4,6 +4,7 @@ Input: a key and a value, from a recipe, a setup or the command line. Output: th
 """
 
 import dataclasses
+import math
 import os
 import types
 import typing
@@ -61,7 +62,10 @@ def checked(raw: dict[str, Any], known: dict[str, Option], file: Path) -> dict[s
 
 def anchored(value: Any, file: Path) -> Any:
     """A relative path that stands in a file: from that file's folder, or the nearest of the two folders above it where
-    something is there, so that a folder of recipes can be copied and run from anywhere; else (a Hub id) as it is."""
+    something is there, so that a folder of recipes can be copied and run from anywhere; else (a Hub id) as it is. Of a
+    list each element."""
+    if isinstance(value, list):
+        return [anchored(one, file) for one in value]
     if not isinstance(value, str) or value in ("", "base"):
         return value
     # Not resolved: in the Hub's cache a file is a link to a blob that lies elsewhere.
@@ -109,10 +113,32 @@ def fit(value: Any, option: Option, place: str) -> Any:
             if choices and fitted is not None and fitted not in choices:
                 raise UserError(f"{place} is {value!r}{nearest(value, choices)}; choose one of {choices}")
             return fitted
-    wanted = " or ".join("null" if k is types.NoneType else getattr(k, "__name__", str(k)) for k in options)
+    if float in options and _as_float(value) is not None:
+        raise UserError(f"{place} is {value!r} but must be a finite number")
+    for kind in options:
+        if wrong := _wrong_inside(value, kind):
+            raise UserError(f"{place} holds {wrong}")
+    wanted = " or ".join(map(_name, options))
     if enums:
         wanted = " or ".join(str(member.value) for kind in enums for member in kind)
     raise UserError(f"{place} is {value!r} ({type(value).__name__}) but must be {wanted}{_as_list(value, options)}")
+
+
+def _name(kind: Any) -> str:
+    return "null" if kind is types.NoneType else getattr(kind, "__name__", str(kind))
+
+
+def _wrong_inside(value: Any, kind: Any) -> str | None:
+    """The first element of a list, or value of a mapping, that is of another kind than `kind` holds, in words."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin not in (list, dict) or not isinstance(value, origin):
+        return None
+    pairs = value.items() if origin is dict else ((None, item) for item in value)
+    for key, item in pairs:
+        if _as_kind(item, inner[-1]) is _MISFIT:
+            where = "every element" if key is None else f"what stands under '{key}'"
+            return f"{item!r} ({type(item).__name__}) but {where} must be {_name(inner[-1])}"
+    return None
 
 
 def _as_list(value: Any, kinds: tuple[Any, ...]) -> str:
@@ -134,16 +160,25 @@ def _as_kind(value: Any, kind: Any) -> Any:
     if issubclass(origin, Enum):
         members = {str(member.value): member.value for member in origin}
         return members.get("no" if value is False else str(value), _MISFIT)  # YAML reads `no` without quotes as false
-    if origin is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            return _MISFIT
+    if origin is float:
+        number = _as_float(value)
+        return number if number is not None and math.isfinite(number) else _MISFIT
     if origin is int and isinstance(value, bool):
         return _MISFIT
     if not isinstance(value, origin):
         return _MISFIT
-    inner = typing.get_args(kind)
-    if origin is list and inner and not all(isinstance(item, inner[0]) for item in value):
+    if _wrong_inside(value, kind) is not None:
         return _MISFIT
     return value
+
+
+def _as_float(value: Any) -> float | None:
+    """A number, also one that YAML reads as text; it may be infinite, or NaN."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+    except OverflowError:  # a whole number of more than 308 digits
+        return math.inf

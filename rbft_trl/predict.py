@@ -22,7 +22,7 @@ from rbft_trl.classifier import Checkpoint, VideoClassifier
 from rbft_trl.data.given import find_clips
 from rbft_trl.data.jsonl import BatchLog, make_folder, write_jsonl, write_text
 from rbft_trl.engines import check_whole_model
-from rbft_trl.errors import UserError, run_entry
+from rbft_trl.errors import UserError, at_least, run_entry
 from rbft_trl.evidence.calibration import threshold_for
 from rbft_trl.model.stop import ending
 
@@ -126,8 +126,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name, value in (("threshold", args.threshold), ("precision", args.precision)):
         if value is not None and not 0 <= value <= 1:
             raise UserError(f"--{name} is {value} but must be a share from 0 to 1")
-    if min(args.batch_size, args.max_new_tokens) < 1 or args.workers < 0:
-        raise UserError("--batch_size and --max_new_tokens must be at least 1, --workers at least 0")
+    at_least(1, batch_size=args.batch_size, max_new_tokens=args.max_new_tokens)
+    at_least(0, workers=args.workers)
     return args
 
 

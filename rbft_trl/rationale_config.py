@@ -6,7 +6,7 @@ Which other options an entry has is rbft_trl/configs.py.
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from rbft_trl.configs import option
+from rbft_trl.configs import check_bounds, option
 from rbft_trl.errors import UserError
 
 OF_THE_SERVER = ("server_model", "concurrency", "server_timeout")
@@ -84,20 +84,17 @@ class RationaleArguments:
     def __post_init__(self) -> None:
         if not self.output_file:
             raise UserError("'output_file' is missing; name the rationales.jsonl to write")
-        if self.num_samples < 1 or self.max_new_tokens < 1 or self.per_device_batch_size < 1:
-            raise UserError("'num_samples', 'max_new_tokens' and 'per_device_batch_size' must be at least 1")
-        if self.dataloader_num_workers < 0 or not 0 <= self.seed < 2**32:
-            raise UserError(
-                f"dataloader_num_workers is {self.dataloader_num_workers} (at least 0), seed {self.seed} (from 0 to "
-                "below 2^32); correct the one that is out of bounds"
-            )
-        if not (self.temperature == 0 or 0.001 <= self.temperature <= 100) or not 0 < self.top_p <= 1:
-            raise UserError(
-                f"temperature is {self.temperature} (0, or from 0.001 to 100) and top_p {self.top_p} (above 0, at "
-                "most 1); correct the one that is out of bounds"
-            )
+        counts = ("num_samples", "max_new_tokens", "per_device_batch_size")
+        check_bounds(self, **{key: (getattr(self, key) >= 1, "at least 1") for key in counts})
+        check_bounds(
+            self,
+            dataloader_num_workers=(self.dataloader_num_workers >= 0, "at least 0"),
+            seed=(0 <= self.seed < 2**32, "from 0 to below 2^32"),
+            temperature=(self.temperature == 0 or 0.001 <= self.temperature <= 100, "0, or from 0.001 to 100"),
+            top_p=(0 < self.top_p <= 1, "above 0, at most 1"),
+        )
         if self.temperature == 0 and self.top_p != self.__dataclass_fields__["top_p"].default:
-            raise UserError(f"'top_p' is {self.top_p} but temperature 0 is greedy; leave it out, or set a temperature")
+            raise UserError(f"'top_p' is {self.top_p} but temperature is 0, which is greedy; leave it out, or set one")
         if self.num_samples > 1 and self.temperature == 0:
             raise UserError(
                 "num_samples above 1 with temperature 0 would write the same text again; set a temperature"
@@ -118,11 +115,12 @@ class RationaleArguments:
         self._check_server()
 
     def _check_thresholds(self) -> None:
-        if self.rebuild_margin < 0 or self.checklist_margin < 0 or not 0 <= self.min_agreement <= 1:
-            raise UserError(
-                f"rebuild_margin is {self.rebuild_margin:g} and checklist_margin {self.checklist_margin:g} (at least "
-                f"0), min_agreement {self.min_agreement:g} (0 to 1); correct the one that is out of bounds"
-            )
+        check_bounds(
+            self,
+            rebuild_margin=(0 <= self.rebuild_margin < float("inf"), "a number from 0"),
+            checklist_margin=(0 <= self.checklist_margin < float("inf"), "a number from 0"),
+            min_agreement=(0 <= self.min_agreement <= 1, "from 0 to 1"),
+        )
         if self.rebuild_margin and self.rebuild == "none":
             raise UserError(f"'rebuild_margin' is {self.rebuild_margin:g} but rebuild is none; set rebuild: words")
         if self.checklist_margin and self.writer != "checklist":
@@ -159,11 +157,11 @@ class RationaleArguments:
         self.server_url = checked_url(self.server_url)
         if self.server_model is not None and not self.server_model.strip():
             raise UserError("'server_model' is empty; name the model as the server lists it, or leave it out")
-        if not 1 <= self.concurrency <= 1024 or not 0 < self.server_timeout <= 86400:
-            raise UserError(
-                f"concurrency is {self.concurrency} (from 1 to 1024), server_timeout {self.server_timeout:g} seconds "
-                "(above 0, at most 86400); correct the one that is out of bounds"
-            )
+        check_bounds(
+            self,
+            concurrency=(1 <= self.concurrency <= 1024, "from 1 to 1024"),
+            server_timeout=(0 < self.server_timeout <= 86400, "above 0, at most 86400 seconds"),
+        )
 
 
 def checked_url(url: str) -> str:

@@ -14,7 +14,16 @@ from accelerate.utils import set_seed
 from rbft_trl.batches import fixed_batches, start_processes
 from rbft_trl.checklist import ChecklistWriter, check_checklist
 from rbft_trl.configs import DataArguments, ModelArguments
-from rbft_trl.data.jsonl import BatchLog, first_difference, make_folder, read_json, read_jsonl, write_json, write_jsonl
+from rbft_trl.data.jsonl import (
+    BatchLog,
+    check_folder,
+    first_difference,
+    make_folder,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
 from rbft_trl.data.task import TaskCard
 from rbft_trl.engines import check_whole_model
 from rbft_trl.errors import UserError, run_entry
@@ -34,6 +43,7 @@ def main(argv: list[str]) -> list[Sample]:
     """Runs stage 0; returns the rows of rationales.jsonl."""
     data, base, args = parse_recipe(argv, DataArguments, ModelArguments, RationaleArguments)
     output = Path(args.output_file)
+    check_folder(output.parent)
     if args.server_url is None:
         check_whole_model(use_cpu=args.use_cpu)
         check_model_arguments(base, use_cpu=args.use_cpu)

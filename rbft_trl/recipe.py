@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rbft_trl.errors import FROM_SETUP, SEARCHED, UserError, place_of, searched
+from rbft_trl.errors import COMMAND_LINE, PLACES, SEARCHED, UserError, places_of, searched
 from rbft_trl.options import anchored, check_key, checked, fit, options_of, read_text
 from rbft_trl.setups import check_no_setup, read_setup
 from rbft_trl.yaml_file import read_mapping
@@ -21,7 +21,7 @@ EXAMPLE = "recipes/README.md lists the recipes to copy"
 SETUP = "File of what every stage shares: base, clips and frames, adapter, rates, batch. The recipe's own lines win."
 
 
-def parse_recipe(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
+def parse_recipe(argv: Sequence[str], *classes: type, given_by: str = COMMAND_LINE) -> tuple[Any, ...]:
     """Reads a recipe, the setup that it names and overrides into dataclasses; the later of these wins.
 
     Relative paths of cards, models, setups and recipes in a file start at its folder (or one of two above it, see
@@ -31,6 +31,7 @@ def parse_recipe(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
     Args:
         argv (`Sequence[str]`): What stands after the script's name.
         classes (`type`): Dataclasses that share the keys of the recipe.
+        given_by (`str`, *optional*): Where the overrides come from, for messages.
 
     Returns:
         `tuple`: one instance per class, in their order.
@@ -51,18 +52,22 @@ def parse_recipe(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
     values = {key: value for key, value in shared.items() if key in known}
     values |= checked(raw, known, path) if path else {}
     for key, text in overrides.items():
-        check_key(key, known, "the command line")
-        values[key] = fit(read_text(text, known[key], key), known[key], f"--{key}")
-        if known[key][0].metadata.get("path") and not os.path.isabs(text):
-            SEARCHED[text] = [os.getcwd()]
-    FROM_SETUP.clear()
-    FROM_SETUP.update({key: str(setup) for key in shared if key in known and key not in raw and key not in overrides})
+        check_key(key, known, given_by)
+        place = f"--{key}" if given_by == COMMAND_LINE else f"{given_by}: '{key}'"
+        values[key] = fit(read_text(text, known[key], key), known[key], place)
+        if known[key][0].metadata.get("path"):
+            paths = values[key] if isinstance(values[key], list) else [text]
+            SEARCHED.update({path: [os.getcwd()] for path in paths if not os.path.isabs(path)})
+    PLACES.clear()
+    PLACES.update(
+        dict.fromkeys(shared, str(setup)) | dict.fromkeys(raw, str(path)) | dict.fromkeys(overrides, given_by)
+    )
     try:
         return tuple(cls(**{k: v for k, v in values.items() if k in cls.__dataclass_fields__}) for cls in classes)
     except (UserError, ValueError, TypeError) as error:  # TRL's and transformers' own checks of their arguments too
         message = " ".join(str(error).split())
-        place = place_of(message) or path
-        place = f"{place}{' with the command line' if overrides else ''}" if place else "the command line"
+        places = places_of(message) or [str(part) for part in (path, overrides and given_by) if part] or [given_by]
+        place = " with ".join(sorted(places, key=given_by.__eq__))  # files first
         raise UserError(f"{place}: {message}") from (None if isinstance(error, UserError) else error)
 
 

@@ -6,11 +6,12 @@ Command: python rbft_trl/review.py rationales.jsonl --task recipes/tasks/my_task
 
 import argparse
 import random
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from rbft_trl.data.jsonl import make_folder, read_json, read_jsonl, write_json, write_jsonl, write_text
+from rbft_trl.data.jsonl import make_folder, numbered_jsonl, read_json, write_json, write_jsonl, write_text
 from rbft_trl.data.rows import load_rows
 from rbft_trl.data.task import TaskCard
 from rbft_trl.data.video import ClipError, FrameSettings, read_row
@@ -21,44 +22,70 @@ from rbft_trl.evidence.verify import kept_share
 
 Sample = dict[str, Any]
 FACTOR = 28  # what frames are cut to; pictures for people need no base
-NEEDED = ("id", "video", "label", "text", "verdict")
+NEEDED = ("id", "video", "text", "verdict")
+MOST = 300
 
 
 def main(argv: list[str]) -> None:
     """Writes the sheet, or takes a corrected one back."""
     args = parse(argv)
-    samples = read_jsonl(args.rationales)
-    for number, sample in enumerate(samples, 1):
-        if missing := [key for key in NEEDED if key not in sample]:
-            raise UserError(
-                f"{args.rationales}:{number}: '{missing[0]}' is missing; write it with rbft_trl/rationales.py"
-            )
+    lines = numbered_jsonl(args.rationales, by_user=True)
+    seen = set()
+    for number, sample in lines:
+        place = f"{args.rationales}:{number}"
+        check_sample(sample, place)
+        if (key := (sample["id"], sample.get("sample", 0))) in seen:
+            raise UserError(f"{place}: clip '{key[0]}', sample {key[1]} stands twice; remove one")
+        seen.add(key)
+    samples = [sample for _, sample in lines]
     if args.apply:
         take_back(args, samples)
     else:
         write_sheet(args, samples)
 
 
+def check_sample(sample: Sample, place: str) -> None:
+    """What the sheet shows of a row must be there, and be text.
+
+    Raises:
+        UserError: naming the key.
+    """
+    for key in (*NEEDED, "label"):
+        if key not in sample:
+            raise UserError(f"{place}: '{key}' is missing; write it with rbft_trl/rationales.py")
+        if not isinstance(sample[key], str) and (key in NEEDED or sample[key] is not None):
+            raise UserError(
+                f"{place}: '{key}' is {sample[key]!r} but must be text; correct the line, or write it with "
+                "rbft_trl/rationales.py"
+            )
+    if type(sample.get("sample", 0)) is not int:
+        raise UserError(f"{place}: 'sample' is {sample['sample']!r} but must be a number; correct it")
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rationales", type=Path, help="rationales.jsonl of stage 0")
-    parser.add_argument("--task", type=Path, help="its task card; with --apply for open answers only")
+    parser.add_argument("--task", type=Path, help="its task card; with --apply only open answers need it")
     parser.add_argument("--output", type=Path, help="folder of the sheet: review.html, review.csv and the frames")
-    parser.add_argument("--most", type=int, default=300, help="rationales on the sheet, drawn by chance if more [300]")
+    parser.add_argument("--most", type=int, help="rationales on the sheet, drawn by chance if there are more [300]")
     parser.add_argument("--apply", type=Path, help="the corrected CSV")
     parser.add_argument(
         "--output_file", type=Path, help="with --apply: the rationales for stage 1, e.g. reviewed.jsonl"
     )
     args = parser.parse_args(argv)
+    if args.most is not None and (args.most < 1 or args.apply):
+        raise UserError(
+            f"--most is {args.most}, but it is the number of rationales on a new sheet, from 1 upwards; leave it out"
+            + (" with --apply" if args.apply else f" for {MOST}")
+        )
+    args.most = args.most or MOST
     if args.apply and (args.output_file is None or args.output):
         raise UserError(
             "--apply takes the corrected CSV and needs --output_file, e.g. reviewed.jsonl, and no --output"
         )
     if not args.apply and (args.task is None or args.output is None or args.output_file):
         raise UserError("give --task and --output for a sheet, or --apply and --output_file to take one back")
-    if args.most < 1:
-        raise UserError(f"--most is {args.most} but must be at least 1")
     return args
 
 
@@ -81,10 +108,11 @@ def write_sheet(args: argparse.Namespace, samples: list[Sample]) -> None:
     pictures = save_pictures(chosen, rows, card, frames_of(args.rationales), args.output)
     told = [verdict_of(sample) for sample in chosen]
     seen = [sample | {"sample": sample.get("sample", 0), "label": sample["label"] or ""} for sample in chosen]
-    blank = {"shown": False, "reviewed": False, "picture": None, "unread": None}
+    blank = {"shown": False, "reviewed": False, "prompt": None, "picture": None, "unread": None}
     view = {
         "task": card.name,
-        "file": str(args.rationales),
+        "command": shlex.join([str(args.rationales), "--task", str(args.task)]),
+        "line": card.final_line("label"),
         "counts": f"{len(chosen)} of {len(samples)} rationales.",
         "columns": COLUMNS,
         "reasons": [name for name, _ in Counter(told).most_common()],
@@ -129,6 +157,8 @@ def take_back(args: argparse.Namespace, samples: list[Sample]) -> None:
     """Writes the rationales with the decisions of a person, and the summary beside them."""
     if args.output_file.resolve() == args.rationales.resolve():
         raise UserError(f"--output_file '{args.output_file}' is what is reviewed; choose another name")
+    if args.output_file.is_dir():
+        raise UserError(f"--output_file '{args.output_file}' is a folder; name a file in it, e.g. reviewed.jsonl")
     # The card's parser, or the same over the labels of this file: a sheet can be taken back without the card.
     labels = dict.fromkeys((sample["label"] for sample in samples if sample["label"] is not None), "")
     card = TaskCard.from_yaml(args.task, with_data=False) if args.task else TaskCard("", labels, "", "", (), {})

@@ -16,7 +16,7 @@ from accelerate.utils import set_seed
 from datasets import Dataset
 
 from rbft_trl.advice import keeping_the_batch
-from rbft_trl.data.jsonl import read_json
+from rbft_trl.data.jsonl import check_folder, read_json
 from rbft_trl.engines import started_engine
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.hub.in_run import PushInRun, PushSaves
@@ -49,6 +49,7 @@ from rbft_trl.stopping import listening
 def main(argv: list[str]) -> dict[str, Any]:
     """Trains one stage; returns its record (rbft.json)."""
     data, base, adapters, stage, training = parse_recipe(argv, *OPTIONS)
+    check_folder(training.output_dir)
     check_model_arguments(base, use_cpu=training.use_cpu)
     said = keeping_the_batch(training, training.world_size) if training.global_batch else None
     if said and training.process_index == 0:

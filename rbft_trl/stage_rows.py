@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rbft_trl.configs import StageArguments
-from rbft_trl.data.jsonl import first_difference, read_json, read_jsonl
+from rbft_trl.data.jsonl import first_difference, numbered_jsonl, read_json
 from rbft_trl.data.manifest import Entry
 from rbft_trl.data.task import TaskCard
 from rbft_trl.data.video import ORDERS
@@ -32,12 +32,13 @@ def training_rows(task: Task, stage: StageArguments) -> list[Row]:
         raise UserError(f"{task.card.path}: there is no training clip; such a card is for evaluation, name another")
     if stage.target == "label":
         return [_flat(row, "label", "") for row in task.readable("train")]
-    samples, card = read_jsonl(stage.rationales), task.card
+    lines, card = numbered_jsonl(stage.rationales, by_user=True), task.card
+    samples = [sample for _, sample in lines]
     by_id = {row["id"]: row for row in task.rows if row["split"] == "train"}
     seen = set()
     if not (summary := Path(stage.rationales).with_suffix(".summary.json")).is_file():
         warnings.warn(f"'{summary}' is missing: which base and frames wrote the rationales is not known", stacklevel=2)
-    for number, sample in enumerate(samples, start=1):
+    for number, sample in lines:
         _check_sample(sample, by_id, card, f"{stage.rationales}:{number}")
         if (key := (sample["id"], sample.get("sample"))) in seen:
             raise UserError(f"{stage.rationales}:{number}: clip '{key[0]}', sample {key[1]} stands twice; remove one")

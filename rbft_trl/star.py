@@ -16,11 +16,11 @@ from rbft_trl import eval as evaluation
 from rbft_trl import rationales, sft
 from rbft_trl.configs import AdapterArguments, DataArguments, EvalArguments, ModelArguments, StageArguments
 from rbft_trl.costs import COSTS, Done, cost_of, first_seconds, tokens_written
-from rbft_trl.data.jsonl import make_folder, read_json, read_jsonl, write_json, write_jsonl
+from rbft_trl.data.jsonl import check_folder, make_folder, read_json, read_jsonl, write_json, write_jsonl
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import NothingKept, UserError, run_entry
 from rbft_trl.evidence.yields import save_yields_picture, share, table_of, yields_of
-from rbft_trl.launched import run_launched
+from rbft_trl.launched import check_launch_file, run_launched
 from rbft_trl.model.provenance import read_record
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe, words_of
@@ -38,6 +38,7 @@ TOLD = ("init", "weights", "steps", "presentations")
 def main(argv: list[str]) -> dict[str, Any]:
     """Runs what is not finished yet; returns star.json."""
     (args,) = parse_recipe(argv, StarArguments)
+    check_folder(args.output_dir)
     card, data, base = check(args)
     transformers_logging.disable_progress_bar()
     star = Star(args, card, data, base)
@@ -62,10 +63,18 @@ def check(args: StarArguments) -> tuple[TaskCard, DataArguments, ModelArguments]
             f"{processes} processes were started, but star.py is a driver: start it alone, with launch: "
             "accelerate_configs/multi_gpu.yaml, and each of its parts gets these processes"
         )
+    check_launch_file(args.launch)
     own = {"rationales": (RationaleArguments,), "stage1": TRAINING, "eval": (EvalArguments,)}
     own |= {"stage2": TRAINING} if args.stage2 else {}
     seen = {
-        key: parse_recipe([getattr(args, key), *shared(args)], DataArguments, ModelArguments, *own[key]) for key in own
+        key: parse_recipe(
+            [getattr(args, key), *shared(args)],
+            DataArguments,
+            ModelArguments,
+            *own[key],
+            given_by="Video-STaR's options",
+        )
+        for key in own
     }
     written, first = seen["rationales"][2], seen["stage1"][3]
     needed = [

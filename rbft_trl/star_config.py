@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rbft_trl.configs import option
+from rbft_trl.configs import check_bounds, option
 from rbft_trl.errors import UserError
 
 
@@ -39,8 +39,9 @@ class StarArguments:
         for key in ("output_dir", "rationales", "stage1", "eval"):
             if not getattr(self, key):
                 raise UserError(f"'{key}' is missing; recipes/toy/star.yaml shows what it is for")
-        if self.cycles < 1 or not -1 <= self.min_rise <= 1:
-            raise UserError(
-                f"cycles is {self.cycles} (at least 1) and min_rise {self.min_rise} (a share, from -1 to 1; -1 never "
-                "ends early); correct them"
-            )
+        check_bounds(
+            self,
+            cycles=(self.cycles >= 1, "at least 1"),
+            min_rise=(-1 <= self.min_rise <= 1, "a share, from -1 to 1 (-1 never ends early)"),
+            seed=(0 <= self.seed < 2**32, "from 0 to below 2^32"),
+        )

@@ -9,7 +9,7 @@ from typing import Any
 
 from rbft_trl.classifier import VideoClassifier
 from rbft_trl.configs import ModelArguments
-from rbft_trl.data.jsonl import make_folder, read_jsonl, write_json, write_jsonl
+from rbft_trl.data.jsonl import make_folder, numbered_jsonl, read_jsonl, write_json, write_jsonl
 from rbft_trl.errors import UserError, nearest
 from rbft_trl.evidence.controls import (
     gold_lines,
@@ -29,6 +29,7 @@ KINDS = {
     "shuffled": "each clip has the text of another clip of its class",
     "permuted": "the words of each text in another order",
     "gold_line": "the reasoning as it is, the final line says the true label",
+    "definition": "what the task card says of each labelled clip's class: what a rationale can say without its clip",
     "oracle": "true descriptions",
     "playing_order": "a question that needs no label: is the clip played forwards, backwards or shuffled?",
     "play_count": "a question that needs no label: is the clip played once, twice or three times?",
@@ -58,6 +59,22 @@ def check_texts(kind: str, settings: dict[str, Any], place: str) -> None:
     score = settings.get("min_score", 0.0)
     if not isinstance(score, int | float) or not 0 <= score < 1:
         raise UserError(f"{place}: 'min_score' is {score!r} but must be a number from 0 to below 1")
+
+
+def read_truth(file: str) -> dict[str, Row]:
+    """True descriptions by the id of their clip, as a person or a converter wrote them.
+
+    Raises:
+        UserError: naming the line.
+    """
+    found: dict[str, Row] = {}
+    for number, row in numbered_jsonl(file, by_user=True):
+        if not isinstance(row.get("id"), str):
+            raise UserError(f"{file}:{number}: 'id' is {row.get('id')!r} but must be the id of a clip, as text")
+        if row["id"] in found:
+            raise UserError(f"{file}:{number}: clip '{row['id']}' stands twice; remove one of the lines")
+        found[row["id"]] = row
+    return found
 
 
 def make_texts(
@@ -95,6 +112,10 @@ def make_texts(
         samples = permuted_words(own, task.card, seed=seed)
     elif kind == "gold_line":
         samples = gold_lines(own, task.card)
+    elif kind == "definition":
+        labelled = [row for row in rows if row["label"] is not None]
+        said = {row["id"]: task.card.labels[row["label"]] for row in labelled}
+        samples = oracle_samples(labelled, said, task.card, source="the definition in the task card")
     elif kind == "playing_order":
         samples = playing_order(rows, seed=seed)
     elif kind == "play_count":

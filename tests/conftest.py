@@ -26,11 +26,14 @@ import av
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.hub_process import HubProcess
 from tests.hub_server import HubServer
 
 torch.set_num_threads(1)
+settings.register_profile("busy", deadline=None)  # a slow machine makes no property false
+settings.load_profile("busy")
 REPOSITORY = Path(__file__).parents[1]
 
 

@@ -85,7 +85,7 @@ def start(case: Case, *, again: bool = False, patches: list | None = None) -> An
 
 
 def finish(process: Any) -> int:
-    process.join(timeout=120)
+    process.join(timeout=300)
     assert not process.is_alive(), "the run hangs"
     return process.exitcode
 

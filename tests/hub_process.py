@@ -93,7 +93,7 @@ class HubProcess:
     def close(self) -> None:
         """Ends the process."""
         self.process.stdin.close()
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=300)
 
 
 def expect_clean(files: dict[str, bytes], *private: str) -> None:

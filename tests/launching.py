@@ -92,7 +92,7 @@ def ended(process: subprocess.Popen, out: Path, *, fails: bool = False) -> Any:
     finally:
         if process.poll() is None:
             process.terminate()  # the launcher then ends its workers
-            process.wait(timeout=60)
+            process.wait(timeout=300)
     told = Path(f"{out}.log").read_text(errors="replace")
     assert (code != 0) == fails, told[-4000:]
     return told if fails else [json.loads(file.read_text()) for file in sorted(out.parent.glob(f"{out.name}.[0-9]*"))]

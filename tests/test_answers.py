@@ -1,11 +1,12 @@
 """Verifiers by answer type: what is near enough passes in every spelling, and nothing else in any disguise."""
 
+import dataclasses
 import math
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rbft_trl.data.answers import AnswerType, iou, spelled
@@ -20,12 +21,14 @@ RANGE = AnswerType("time_range", iou=0.5)
 LIST = AnswerType("list")
 TYPES = [NUMBER, METRES, TIME, RANGE, LIST]
 
-amounts = st.one_of(st.integers(0, 10**9), st.integers(0, 10**6).map(lambda n: n / 100))
+huge = st.integers(10**11, 10**15 - 1)  # up to the most digits that are read
+amounts = st.one_of(st.integers(0, 10**9), st.integers(0, 10**6).map(lambda n: n / 100), huge)
 signed = amounts.flatmap(lambda n: st.sampled_from([n, -n]))
 moments = st.integers(0, 36000).map(lambda n: n / 10)
 ranges = st.tuples(moments, st.integers(1, 3000).map(lambda n: n / 10)).map(lambda p: (p[0], round(p[0] + p[1], 1)))
 items = st.lists(st.sampled_from(["left", "right", "up", "down", "half twist", "no splash"]), min_size=1, max_size=5)
 before = st.sampled_from(["", "**", '"', " "])
+pieces = st.sampled_from(["0", "1", "9" * 15, "99", ".", ",", "-", "e", "e-", ":", " to ", "00", " "])
 
 
 def said(answer: AnswerType, text: str, gold: str) -> str | None:
@@ -88,6 +91,7 @@ def test_a_unit_passes_only_where_the_card_names_it(n: float, unit: str) -> None
     [
         ("three", "3"), ("Twenty-one", "21"), ("twenty one", "21"), ("minus two", "-2"), ("zero", "0"), ("-0", "0"),
         ("1,250", "1250"), ("1,250,000.50", "1250000.5"), (".5", "0.5"), ("2e3", "2000"), ("３", "3"), ("3.0", "3"),
+        ("999,999,999,999,999", "1e+15"), ("1.5e15", "1.5e+15"), ("6.02e23", "6.02e+23"), ("1e-7", "1e-07"),
     ],
 )  # fmt: skip
 def test_spellings_of_numbers(text: str, value: str) -> None:
@@ -101,7 +105,7 @@ def test_spellings_of_numbers(text: str, value: str) -> None:
         ("3½", "ambiguous"), ("3²", "ambiguous"), ("", "no_answer"), ("**", "no_answer"), ("many", "unreadable"),
         ("oneself", "unreadable"), ("tens", "unreadable"), ("3 (three)", "several"), ("one hundred", "unit"),
         ("3px4", "unit"), ("I do not know", "negated"), ("9" * 400, "unreadable"), ("nan", "unreadable"),
-        ("inf", "unreadable"), ("0x3", "unit"), ("2 out of 3", "several"), ("١", "unreadable"),
+        ("9e99", "unreadable"), ("inf", "unreadable"), ("0x3", "unit"), ("2 out of 3", "several"), ("١", "unreadable"),
     ],
 )  # fmt: skip
 def test_what_is_no_number(text: str, reason: str) -> None:
@@ -162,7 +166,12 @@ def test_a_list_passes_if_and_only_if_it_is_the_list(one: list[str], two: list[s
     assert said(LIST, ", ".join(two) + ",", gold) == "empty_item"
 
 
-@given(st.sampled_from(TYPES), st.text(max_size=30))
+@given(st.sampled_from(TYPES), st.one_of(st.text(max_size=30), st.lists(pieces, max_size=9).map("".join)))
+@example(RANGE, "0-999999999999999")
+@example(RANGE, "0.1-0.1000000000001")
+@example(NUMBER, "999999999999999")
+@example(NUMBER, "999999999e99")
+@example(TIME, "0.01e-99")
 def test_any_text_gives_a_value_or_a_reason_and_a_value_reads_as_itself(answer: AnswerType, text: str) -> None:
     value, reason = answer.read(text)
     assert (value is None) != (reason is None)
@@ -220,12 +229,31 @@ def test_the_verifier_of_an_open_card(card: TaskCard, text: str, reason: str | N
 
 
 def test_a_greedy_answer_needs_no_prefix(card: TaskCard) -> None:
-    assert card.objection("7 px", "7", require_prefix=False) is None
+    for text in ("7 px", "\n **7**\n", "It moves.\n7 or 8\nAnswer: 7"):
+        assert card.objection(text, "7", require_prefix=False) is None
     assert card.parse_label("7 or 8") is None
+    for text, reason in (("6\n7", "several"), ("Answer: 7\n7", "several"), ("It moves.\nabout 7", "hedged")):
+        assert card.objection(text, "7", require_prefix=False) == reason
 
 
 TOY = TaskCard.from_yaml(REPOSITORY / "recipes/tasks/toy.yaml")
 names = st.sampled_from(TOY.names)
+CARDS = [TOY, *(dataclasses.replace(TOY, answer=answer) for answer in TYPES)]
+VALUES = [TOY.names, ["1", "2", "twenty"], ["1", "2 metres"], ["1:23", "2"], ["1-2", "2-5"], ["left, up", "up"]]
+
+
+@given(st.data(), st.integers(0, len(CARDS) - 1))
+def test_an_answer_without_a_final_line_is_one_line(data: st.DataObject, kind: int) -> None:
+    """Whatever stands above it, a value of the same kind or words; a final line may follow on reasoning."""
+    card, values = CARDS[kind], VALUES[kind]
+    above = data.draw(st.lists(st.sampled_from([*values, "not 3", "It moves.", "It is 1 or 2 or 3"]), min_size=1))
+    for value in values:
+        gold = card.parse_label(value)
+        assert gold is not None and card.objection(f"\n{value}\n\n", gold, require_prefix=False) is None
+        text = "\n".join([*above, value])
+        assert card.parse_label(text) is None and card.objection(text, gold, require_prefix=False) == "several"
+        text = "\n".join([*above, card.final_line(value)])
+        assert card.objection(text, gold, require_prefix=False) is None
 
 
 @given(
@@ -255,6 +283,8 @@ def test_the_verifier_of_classes_takes_one_bare_name(gold: str, other: str, form
         ({"type": "number", "absolute": True}, "answer.absolute is True"),
         ("number", "must be a mapping"),
         ({"absolute": 1}, "answer.type is None"),
+        ({"type": ["number"], "absolute": 1}, r"answer.type is \['number'\].*; use one of"),
+        ({"type": "number", "absolute": 10**400}, "answer.absolute is 1000000*0 but must be a number from 0 to 1e"),
     ],
 )
 def test_mistakes_in_the_answer_part(tmp_path: Path, answer: dict, message: str) -> None:

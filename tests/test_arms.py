@@ -1,6 +1,7 @@
 """Files of arms: every shipped one passes the comparison's checks, and mistakes are told in one sentence."""
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,21 @@ def test_every_shipped_arm_passes_the_checks(recipe: str, monkeypatch: pytest.Mo
     words = ["--arms", f"[{', '.join(SHIPPED)}]", "--oracle_texts", "outputs/toy/clips/attributes.jsonl"]
     words += ["--trials", "null"]  # some have no single last stage that looks at the validation clips
     (args,) = parse_recipe([recipe, *words], CompareArguments)
-    arms = compare.check(args)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*does not train as direct SFT does")
+        arms = compare.check(args)
     assert list(arms) == SHIPPED
     roles = {role: {name for name, arm in arms.items() if arm.role == role} for role in ROLES}
     assert roles["oracle"] == {"oracle", "oracle_guideline"}
     assert roles["control"] == {"other_hint", "permuted", "shuffled"}
     assert roles["reference"] == {"direct_flops", "direct_short"}
+
+
+def test_the_docs_tell_what_the_arm_star_learns_from() -> None:
+    page = (REPOSITORY / "docs/compare.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith("| `star` |"))
+    (step,) = read_arms(["star"], str(REPOSITORY / "recipes/arms"))["star"].steps
+    assert step.settings == {"final_pairs": "kept"} and "`final_pairs: kept`" in row and "`stage2`" in row
 
 
 def test_an_arm_whose_recipe_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +98,26 @@ def test_settings_are_those_of_the_arm_wherever_it_lies(tmp_path: Path) -> None:
     assert changed(told("base", "org/other")) == {""}
     truth.write_text("other")
     assert changed(told("truth")) == {"oracle"}
+
+
+def test_settings_hold_how_many_processes_share_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    card = TaskCard.from_yaml("recipes/tasks/toy.yaml", with_data=False)
+
+    def told(*words: str) -> dict[str, str]:
+        argv = ["recipes/toy/compare.yaml", "--arms", "[zero_shot, direct, rbft]", *words]
+        return settings_of(*parse_recipe(argv, CompareArguments), ModelArguments("org/base"), card)
+
+    def launched(**changes: Any) -> dict[str, str]:
+        lines = yaml.safe_load(Path("accelerate_configs/multi_node.yaml").read_text()) | changes
+        (tmp_path / "launch.yaml").write_text(yaml.safe_dump(lines))
+        return told("--launch", str(tmp_path / "launch.yaml"))
+
+    alone, many = told(), launched()
+    assert {name for name in alone if alone[name] != many[name]} == {"direct", "rbft"}
+    fewer = launched(num_processes=8)
+    assert {name for name in alone if fewer[name] != many[name]} == {"direct", "rbft"}
+    assert launched(main_process_ip="10.0.0.1", machine_rank=1) == many
 
 
 ARM = {"about": "x", "steps": {"one": {"recipe": "direct"}}}

@@ -5,9 +5,10 @@
 
 import numpy as np
 import pytest
-from assay import GAIN, GAP, POINTS, UNEVEN, World, assay, coverage, many, negative, positive, simulate
+from assay import GAIN, GAP, POINTS, UNEVEN, World, assay, coverage, main, many, negative, positive, simulate
 from scipy.stats import binom
 
+from rbft_trl.errors import UserError
 from rbft_trl.evidence.intervals import estimate
 
 REPETITIONS = 400
@@ -35,11 +36,13 @@ def test_positive_control() -> None:
     assert rates["sees"] > 0.97 and rates["cannot"] == 0
     assert rates["right_arm"] == rates["difference"] > 0.85
     assert at_most(1 - rates["held"], 0.05, REPETITIONS) and at_most(1 - rates["share_held"], 0.06, REPETITIONS)
+    assert rates["content"] > 0.85 and rates["wrong"] < 0.01
 
 
 def test_negative_control() -> None:
     rates = assay(negative(draws=10), repetitions=REPETITIONS)
     assert at_most(rates["false"], 0.05, REPETITIONS) and at_most(rates["sees"], 0.025, REPETITIONS)
+    assert at_most(rates["content"], 0.05, REPETITIONS) and at_most(rates["wrong"], 0.125, REPETITIONS)
     assert rates["cannot"] > 0.6, "a gap of 0 is mostly told as one: 70 % in docs/statistics.md"
     assert at_most(1 - rates["held"], 0.05, REPETITIONS)
 
@@ -76,6 +79,12 @@ def test_intervals_hold_the_truth_where_sources_are_uneven(sizes: tuple[float, .
     assert at_most(1 - coverage(world, repetitions=300), 0.07, 300)
 
 
+def test_draws_from_few_labels_are_too_sure_of_other_labels() -> None:
+    """Which is why the sentence says what it is about; from many labels they are as good as disjoint."""
+    few, most = (coverage(positive(draws=10, labels=(16, n, 1.0)), repetitions=300) for n in (24, 2000))
+    assert few < 0.7 and at_most(1 - most, 0.055, 300)
+
+
 def test_an_interval_of_the_clips_alone_would_be_caught() -> None:
     """Draws that all share their luck are too sure of themselves, and the bound above notices."""
     rng, held = np.random.default_rng(0), 0
@@ -85,3 +94,10 @@ def test_an_interval_of_the_clips_alone_would_be_caught() -> None:
         low, high = estimate(gain, np.arange(1000)).interval()
         held += low <= 0 <= high
     assert not at_most(1 - held / 200, 0.055, 200)
+
+
+@pytest.mark.parametrize("repetitions", ["0", "-3"])
+def test_no_share_of_nothing_is_printed(repetitions: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=f"--repetitions is {repetitions} but must be at least 1"):
+        main(["--repetitions", repetitions])
+    assert not capsys.readouterr().out

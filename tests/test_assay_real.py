@@ -1,9 +1,11 @@
 """The assay on real outcomes: what it samples has the truth that it claims, and the sentence keeps its error rates."""
 
+import assay_real
 import numpy as np
 import pytest
 from assay_real import CLIPS, Arrays, assay, one_comparison, population
 
+from rbft_trl.errors import UserError
 from tests.test_assay import at_most
 
 CLASSES, WIDTH = 4, 16
@@ -44,3 +46,18 @@ def test_a_real_gain_is_seen(sets: tuple[Arrays, Arrays]) -> None:
     rates = assay(said, sets[1], draws=5, repetitions=100)
     assert rates["sees"] > 0.95 and rates["cannot"] == 0 and rates["worse"] == 0
     assert at_most(1 - rates["oracle_held"], 0.06, 100)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--repetitions", "0"], "--repetitions is 0 but must be at least 1"),
+        (["--draws", "-1"], "--draws is -1"),
+        (["--test", "0"], "--test is 0"),
+        (["--labelled", "12"], "--labelled is 12 but must be at least 18"),  # the oracle's shots
+    ],
+)
+def test_numbers_that_would_measure_nothing(words: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assay_real, "read_clips", None)  # told before any clip is made
+    with pytest.raises(UserError, match=message):
+        assay_real.main(words)

@@ -17,7 +17,7 @@ from rbft_trl.data.splits import split_classes
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
 from rbft_trl.evidence.metrics import harmonic_mean
-from rbft_trl.evidence.stats import base_to_novel
+from rbft_trl.evidence.novel import base_to_novel
 from tests.helpers import toy_recipe
 from tests.miniatures import Builder, convert_small, rows_of
 from tests.test_training import QUICK
@@ -100,8 +100,17 @@ def test_a_base_checkpoint_names_novel_classes_only_if_told(
     changed.write_text(novel.read_text().replace("Which action", "What action"))
     with pytest.raises(UserError, match=r"was trained with another question than .*changed.yaml"):
         evaluation.main([on[novel], "--unseen_labels", "true", "--task", str(changed)])
+    raw = yaml.safe_load(novel.read_text())
+    for prompt in ("label", "checklist"):
+        (tmp_path / prompt).mkdir()
+        (tmp_path / prompt / f"{prompt}.txt").write_text(TaskCard.from_yaml(novel).prompts[prompt] + " Look twice.")
+        (tmp_path / f"{prompt}.yaml").write_text(yaml.safe_dump(raw | {"prompts": prompt}, sort_keys=False))
+    with pytest.raises(UserError, match=r"was trained with another wording of the prompts than .*label.yaml"):
+        evaluation.main([on[novel], "--unseen_labels", "true", "--task", str(tmp_path / "label.yaml")])
     with pytest.raises(UserError, match="was trained with definitions"):
         evaluation.main([on[novel], "--unseen_labels", "true", "--definitions", "true"])
+    asks = ["--task", str(tmp_path / "checklist.yaml")]  # which stage 0 alone sees
+    assert evaluation.main([on[novel], "--unseen_labels", "true", *asks])["n"] == 2
     assert evaluation.main([on[novel], "--unseen_labels", "true"])["n"] == evaluation.main([on[base]])["n"] == 2
     found = harmonic.main(["--base", str(tmp_path / base.stem), "--novel", str(tmp_path / novel.stem)])
     assert found["harmonic_mean"] == harmonic_mean(found["base"], found["novel"])
@@ -195,7 +204,9 @@ def test_its_interval_is_that_of_simulated_test_sets() -> None:
 
 def evaluated(folder: Path, label: str, rows: list[dict[str, Any]], **settings: Any) -> str:
     made = {"base": "b", "checkpoint": "c", "frames": {}, "options": {}} | settings
-    write_json(folder / "metrics.json", {"settings": made, "confusion": {"labels": [label, f"{label}2"]}})
+    write_json(
+        folder / "metrics.json", {"n": len(rows), "settings": made, "confusion": {"labels": [label, f"{label}2"]}}
+    )
     write_jsonl(folder / "predictions.jsonl", rows)
     return str(folder)
 
@@ -218,6 +229,15 @@ def test_the_command_takes_draws_and_refuses_what_does_not_belong_together(
         harmonic.main(["--base", *base, "--novel", novel[1]])
     with pytest.raises(UserError, match="both have the class 'a'"):
         harmonic.main(["--base", base[0], "--novel", base[0]])
+    file = tmp_path / "base1/predictions.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(
+        UserError, match=r"predictions.jsonl' holds 9 rows of 9 clips, but metrics.json .* is of 10; del"
+    ):
+        harmonic.main(["--base", *base, "--novel", *novel])
+    write_json(tmp_path / "open/metrics.json", {"n": 3, "answer": {"type": "number"}})
+    with pytest.raises(UserError, match="open' is no evaluation of classes"):
+        harmonic.main(["--base", base[0], "--novel", str(tmp_path / "open")])
     evaluated(tmp_path / "base1", "a", predictions(4, 9, "a"), checkpoint="c1")
     with pytest.raises(UserError, match="evaluated other clips"):
         harmonic.main(["--base", *base, "--novel", *novel])

@@ -20,7 +20,8 @@ def pair(arm: str, difference: float, *, family: str = "treatments", size: int =
     made["simultaneous"] = [difference - 3, difference + 3] if size > 1 else made["interval"]
     made |= {"num_groups": 100, "effective_groups": 100.0, "num_draws": 5, "covers": "clips and draws"}
     made |= {"lacks": {arm: [], baseline: []}, "smallest_detectable": {"points": 2.9}}
-    return made | more
+    made |= more
+    return {"draws": list(range(made["num_draws"]))} | made
 
 
 def oracle(difference: float, arm: str = "oracle", **more: Any) -> dict[str, Any]:
@@ -35,7 +36,7 @@ CONTROLS = [oracle(9.1), content(SAME)]
 
 
 def test_a_gain_is_told_with_all_that_a_reviewer_asks_for() -> None:
-    share = {"share": {"share": 0.46, "interval": [0.21, 0.72]}}
+    share = {"share": {"share": 0.46, "interval": [0.21, 0.72], "num_draws": 5}}
     said = conclude([pair("rbft", BETTER, **share), *CONTROLS], note="Synthetic clips.")
     assert said == (
         "RB-FT is better than step-matched direct SFT by 4.2 points (95 % interval 2.2 to 6.2, 1,000 clips, 5 draws), "
@@ -92,7 +93,8 @@ def test_what_true_rationales_show(oracles: list[dict[str, Any]], wanted: str) -
         "sees": "the comparison can see",
         "cannot help": "rationales cannot help here",
     }
-    words["unsure"] = "even true rationales do not clearly help here"
+    few = any(one["num_groups"] < 10 for one in oracles)
+    words["unsure"] = f"{'whether' if few else 'even'} true rationales {'help cannot' if few else 'do not clearly'}"
     for key, start in words.items():
         assert (start in said) == (key == wanted)
 
@@ -119,7 +121,9 @@ def test_the_best_of_many_arms_is_told_after_correction() -> None:
     arms = {"star": 5.1, "rbft": BETTER, "joint": 4.0, "captions": WORSE}
     treatments = [pair(arm, gain, size=4) for arm, gain in arms.items()]
     found = verdict(treatments)
-    shared = conclude([pair("star", 5.1, size=2, share={"share": 0.5, "interval": [0.1, 0.9]}), *CONTROLS])
+    shared = conclude(
+        [pair("star", 5.1, size=2, share={"share": 0.5, "interval": [0.1, 0.9], "num_draws": 5}), *CONTROLS]
+    )
     assert "50 % of the oracle gap (95 % interval 10 to 90 % for all 2 at once); the comparison" in shared
     assert found["better"] == ["star", "rbft", "joint"] and found["worse"] == ["captions"]
     said = conclude([*treatments, *CONTROLS])
@@ -161,7 +165,7 @@ def test_none_of_many_arms() -> None:
         "points were invisible here (80 % power); worse after correction: joint; RB-FT itself is worse (-5.0 points, "
     )
     assert is_one_sentence(said)
-    assert "RB-FT itself cannot be told from it (+0.6" in conclude(
+    assert "RB-FT itself cannot be told from direct SFT (+0.6" in conclude(
         [pair("rbft", SAME, size=2), pair("star", 0.9, size=2)]
     )
     assert "RB-FT itself" not in conclude([pair("rbft", SAME, size=2), pair("star", 0.5, size=2)])
@@ -199,6 +203,14 @@ def test_few_draws_and_few_sources_are_said() -> None:
     assert "3 draws, which are few: the interval may be too narrow)" in conclude([pair("rbft", BETTER, num_draws=3)])
     few = conclude([pair("rbft", BETTER, num_groups=9, effective_groups=9.0)])
     assert few.startswith("No difference") and "which 9 sources of test clips are too few to trust" in few
+    assert "of fewer than 10 sources of test clips no difference of any size is claimed" in few
+    assert "invisible" not in few and "clearly" not in few
+    little = {"num_groups": 1, "effective_groups": 1.0}
+    both = conclude([pair("rbft", BETTER, **little), oracle(30.0, **little)])
+    assert (
+        "whether true rationales help cannot be told here (+30.0" in both
+        and "which 1 source of test clips is too little" in both
+    )
     uneven = conclude([pair("rbft", BETTER, num_groups=20, effective_groups=3.8)])
     assert "which 20 sources of test clips, worth 4 of equal size, are too few to trust" in uneven
     assert uneven.startswith("No difference") and is_one_sentence(uneven.partition(";")[0] + ".")
@@ -210,11 +222,14 @@ def test_draws_that_an_arm_lacks_are_said() -> None:
     assert said.endswith("; RB-FT lacks draw 2, 4 and direct lacks draw 7, so each pair is compared on the draws that "
                          "both have.") and is_one_sentence(said)  # fmt: skip
     assert "lacks" not in conclude([pair("rbft", SAME), *CONTROLS])
+    many = [pair(arm, SAME, size=3, lacks={arm: [1], "direct": []}) for arm in ("star", "joint", "captions")]
+    assert "; star and joint lack draw 1, so" in conclude(many[:2])
+    assert "; star and 2 other arms lack draw 1, so" in conclude(many)
 
 
 def test_missing_arms_are_named() -> None:
     said = conclude([pair("rbft", BETTER)])
-    assert "no oracle arm was run" in said and "no shuffled arm was run" in said
+    assert "no oracle arm was run" in said and "the arm shuffled was not run" in said
     assert conclude([]).startswith("Nothing is compared: no arm") and conclude([oracle(9)]).startswith(
         "Nothing is compared"
     )
@@ -241,3 +256,38 @@ def test_where_nothing_could_be_seen_no_size_is_told() -> None:
     said = conclude([pair("rbft", SAME, num_draws=2, smallest_detectable={"points": 652.3})])
     assert "no difference of any size could have been seen here (80 % power): more draws are needed" in said
     assert "652" not in said
+    alone = conclude([pair("rbft", SAME, num_draws=1, smallest_detectable={"points": 180.0})])
+    assert "more sources of test clips are needed" in alone
+
+
+def test_draws_that_are_seeds_alone_are_called_so() -> None:
+    pairs = [pair("rbft", SAME), *CONTROLS]
+    said = conclude(pairs, shots=None)
+    assert said == conclude(pairs, shots=24, labels=(24, 24)) == conclude(pairs, shots=None, labels=(3, 24))
+    assert "; every draw had all labels and a seed of its own, so which clips were labelled is not varied." in said
+    assert is_one_sentence(said) and "every draw" not in conclude(pairs)
+    assert "every draw" not in conclude([pair("rbft", SAME, num_draws=1)], shots=None)
+
+
+def test_draws_that_share_their_labels_say_so() -> None:
+    """Ten draws of 16 from 24 clips share most of them: the intervals know nothing of clips that nobody labelled."""
+    pairs = [pair("rbft", SAME, num_draws=10), *CONTROLS]
+    said = conclude(pairs, shots=16, labels=(24, 24))
+    assert "; each draw took 16 of 24 labelled clips per class, so the interval is of draws from these clips, " in said
+    assert is_one_sentence(said) and "took 16 of 24 to 57 labelled" in conclude(pairs, shots=16, labels=(24, 57))
+    assert "each draw took" not in conclude(pairs, shots=16, labels=(2000, 2000))  # share too little to matter
+    assert "each draw took" not in conclude([pair("rbft", SAME, num_draws=1)], shots=16, labels=(24, 24))
+
+
+def test_parts_of_other_draws_than_the_main_one_say_of_which() -> None:
+    """An oracle that was run once says less than ten draws do."""
+    main = pair("rbft", SAME, num_draws=10)
+    said = conclude([main, oracle(9.1, num_draws=1, covers="clips only"), content(SAME) | {"draws": main["draws"]}])
+    assert "gain 9.1 points, 95 % interval 7.1 to 11.1, 1,000 clips, 1 draw, so the interval covers the clips" in said
+    assert said.count("10 draws") == 1
+    few = conclude([main, oracle(9.1, num_draws=2)])
+    assert "2 draws, which are few" in few and is_one_sentence(few)
+    share = {"share": {"share": 0.46, "interval": [0.21, 0.72], "num_draws": 1}}
+    assert "(95 % interval 21 to 72 %, on one draw)" in conclude(
+        [main | {"difference": BETTER, "p_corrected": 0.001} | share]
+    )

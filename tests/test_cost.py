@@ -56,7 +56,7 @@ CASES = [  # shape, adapters, 4-bit, bf16, checkpointing
     ("wide", LLM, False, False, False),
     ("wide", LLM, True, True, True),
     ("deep", LLM, False, False, True),
-    ("deep", ALL, False, True, False),
+    pytest.param("deep", ALL, False, True, False, marks=pytest.mark.slow),
     pytest.param("tower", ALL, False, False, True, marks=pytest.mark.slow),
     ("tower", FULL, False, False, False),
 ]

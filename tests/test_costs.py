@@ -2,10 +2,16 @@
 
 from pathlib import Path
 
-from rbft_trl.costs import Done, cost_of, tokens_written
+import pytest
+
+from rbft_trl.arms import Arm, Step
+from rbft_trl.cells import Cells
+from rbft_trl.compare_config import CompareArguments
+from rbft_trl.costs import Done, Place, cost_of, tokens_written
 from rbft_trl.data.manifest import read_manifest
+from rbft_trl.recipe import parse_recipe, split_argv, words_of
 from rbft_trl.start import Task
-from tests.helpers import make_collator
+from tests.helpers import REPOSITORY, make_collator
 
 
 def test_tokens_of_stage_0_are_those_of_clips_prompts_and_texts(toy_set: tuple, smoke_base: Path) -> None:
@@ -39,3 +45,15 @@ def test_writing_costs_a_third_of_training_per_token() -> None:
     assert cost["flops"] == 100 * (1 + 300 / 1000 / 3)
     first.cost["flops"] = None  # ZeRO-3 cannot count them
     assert cost_of(last)["flops"] is None
+
+
+def test_a_step_may_set_what_the_few_steps_that_tell_its_cost_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    run = Cells(*parse_recipe(["recipes/toy/compare.yaml", "--oracle_texts", "null"], CompareArguments), {})
+    asked: list[list[str]] = []
+    monkeypatch.setattr(run, "trained", lambda step, words, *_: asked.append(words) or Done(Path(), {"flops": 8.0}))
+    step = Step("one", "sft", "direct", {"eval_strategy": "steps", "eval_steps": 0.5}, flops_of="rbft")
+    arm = Arm("mine", "x", (step,), {}, None)
+    assert run.flops_per_step(arm, step, Place(0, None), words_of(step.settings)) == 2.0
+    _, given = split_argv(asked[0])  # each key once
+    assert given["eval_strategy"] == "no" and given["eval_steps"] == "0.5" and given["max_steps"] == "4"

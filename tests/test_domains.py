@@ -11,6 +11,7 @@ import pytest
 
 from rbft_trl.data.jsonl import read_jsonl
 from rbft_trl.data.task import TaskCard
+from rbft_trl.errors import UserError
 from toy import attribute_probe
 from toy.attribute_probe import probe_cells
 from toy.captions import true_shares
@@ -137,8 +138,8 @@ def test_captions_are_compared_with_the_truth(toy_set: tuple[Path, Path]) -> Non
 def test_the_probe_reads_attributes_of_other_sources_and_goes_on(
     toy_set: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = tmp_path / "ladder_far.attributes.jsonl"
-    probe_cells(tmp_path, kept, str(toy_set[0]), range(2))
+    kept, made = tmp_path / "ladder_far.attributes.jsonl", {"": "base, card", "true_1x_lm": "as written"}
+    probe_cells(tmp_path, kept, str(toy_set[0]), range(2), made)
     (line,) = read_jsonl(kept)
     assert (line["arm"], line["draw"], line["n"]) == ("base", None, 24)
     assert line["right"]["size"] > 0.7 and 0 < line["right"]["all"] < 1
@@ -148,5 +149,19 @@ def test_the_probe_reads_attributes_of_other_sources_and_goes_on(
     asked = []
     found = {name: {"share": 0.5, "n": 24} for name in ATTRIBUTES} | {"all": {"share": 0.5, "n": 24 * len(ATTRIBUTES)}}
     monkeypatch.setattr(attribute_probe, "probe_attributes", lambda card, stage: asked.append(stage) or found)
-    probe_cells(tmp_path, kept, str(toy_set[0]), range(2))
+    probe_cells(tmp_path, kept, str(toy_set[0]), range(2), made)
     assert asked == [str(stage)] and [(x["arm"], x["draw"]) for x in read_jsonl(kept)[1:]] == [("true_1x_lm", 1)]
+    with pytest.raises(UserError, match="'true_1x_lm' was made with other settings than now"):
+        probe_cells(tmp_path, kept, str(toy_set[0]), range(2), made | {"true_1x_lm": "otherwise"})
+
+
+def test_a_checkpoint_that_is_not_there_is_told_before_the_base_is_probed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attribute_probe, "probe_attributes", None)
+    gone = str(tmp_path / "stage1")
+    with pytest.raises(UserError, match=f"the checkpoint '{gone}' does not exist; train it"):
+        attribute_probe.main(["--checkpoint", gone])
+    (tmp_path / "stage1").mkdir()
+    with pytest.raises(UserError, match=r"holds no rbft\.json, so it is no finished run"):
+        attribute_probe.main(["--checkpoint", gone])

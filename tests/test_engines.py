@@ -25,8 +25,8 @@ ENGINES |= {f"zero{stage}": ("DEEPSPEED", "DeepSpeedEngine", stage) for stage in
 ENGINES |= {"fsdp2": ("FSDP", "FSDPPeftModelForCausalLM", None)}
 UNSCORED = ("zero3", "fsdp2")
 ON_CPU = {"fsdp2": {"ON_CPU": "1"}}  # accelerate leaves FSDP to GPUs: see fsdp_on_cpu.py
-# DDP is slow here, since test_distributed.py and the two launchers show it in every run.
-MARKS = {"multi_gpu": pytest.mark.slow, "zero2": COMPILES, "zero3": COMPILES, "fsdp2": ()}
+# DDP is slow here, since test_distributed.py and the two launchers show it in every run; ZeRO-2 is a part of ZeRO-3.
+MARKS = {"multi_gpu": pytest.mark.slow, "zero2": [COMPILES, pytest.mark.slow], "zero3": COMPILES, "fsdp2": ()}
 CASES = [pytest.param(name, marks=MARKS[name]) for name in ENGINES]
 
 

@@ -1,4 +1,4 @@
-"""Every entry is run by its path, as a process of its own, from another directory: help, and one whole chain."""
+"""Every entry is run by its path from another directory: help, and one whole chain in processes of its own."""
 
 import json
 import os
@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.forked import ENTRIES, run_forked
+
 REPOSITORY = Path(__file__).parents[1]
-ENTRIES = sorted(path.stem for path in (REPOSITORY / "rbft_trl").glob("*.py") if "run_entry(main)" in path.read_text())
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
 LAUNCH += ["--config_file", str(REPOSITORY / "accelerate_configs/cpu.yaml")]
 
@@ -29,6 +30,12 @@ def test_the_entries_are_found() -> None:
     assert {"rationales", "sft", "eval", "compare", "predict"} <= set(ENTRIES)
 
 
+@pytest.mark.parametrize("entry", ["sft", "predict"])
+def test_an_entry_finds_its_package_from_anywhere(entry: str, tmp_path: Path) -> None:
+    done = run(tmp_path, sys.executable, REPOSITORY / f"rbft_trl/{entry}.py", "--help")
+    assert done.returncode == 0 and "usage" in done.stdout.lower(), done.stderr
+
+
 OWN = {"predict": ("model", "output", "precision"), "check": ("init", "report_dir"), "app": ("model", "port")}
 OWN |= {"push": ("repo", "private", "eval"), "merge": ("output", "clips"), "convert": ("annotations", "output")}
 OWN |= {"harmonic": ("base", "novel"), "review": ("task", "apply", "output_file")}
@@ -36,18 +43,18 @@ OWN |= {"harmonic": ("base", "novel"), "review": ("task", "apply", "output_file"
 
 @pytest.mark.parametrize("entry", OWN)
 def test_the_entry_without_a_recipe_shows_its_options(entry: str, tmp_path: Path) -> None:
-    done = run(tmp_path, sys.executable, REPOSITORY / f"rbft_trl/{entry}.py", "--help")
+    done = run_forked(REPOSITORY / f"rbft_trl/{entry}.py", "--help", cwd=tmp_path)
     assert done.returncode == 0 and all(f"--{word}" in done.stdout for word in OWN[entry])
 
 
 def test_a_missing_model_is_one_sentence(tmp_path: Path) -> None:
-    done = run(tmp_path, sys.executable, REPOSITORY / "rbft_trl/predict.py", "a.mp4", "--model", "nowhere")
+    done = run_forked(REPOSITORY / "rbft_trl/predict.py", "a.mp4", "--model", "nowhere", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "'nowhere' is no folder" in done.stderr
 
 
 @pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry not in OWN])
 def test_help_from_another_directory(entry: str, tmp_path: Path) -> None:
-    done = run(tmp_path, sys.executable, REPOSITORY / f"rbft_trl/{entry}.py", "--help")
+    done = run_forked(REPOSITORY / f"rbft_trl/{entry}.py", "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     options = re.findall(r"^  (\w+) \[.*?\]: \S", done.stdout, re.MULTILINE)
     assert "task" in options and re.search(r"\boutput_(dir|file)\b", done.stdout)

@@ -12,10 +12,21 @@ from toy import evidence
 @pytest.mark.parametrize("name", list(evidence.RUNS))
 def test_every_run_passes_the_checks_of_the_comparison(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(evidence.REPOSITORY)
-    (args,) = parse_recipe(evidence.command(name, seeds=3, first=10), CompareArguments)
-    assert (args.seeds, args.first_draw) == (3, 10)
-    arms = compare.check(args)
-    assert {"rbft", "direct"} <= set(arms) and set(args.arms) <= set(arms)
+    for chunk, draws in evidence.RUNS[name].chunks(seeds=10, first=1):
+        (args,) = parse_recipe(evidence.command(name, chunk, draws), CompareArguments)
+        assert (args.seeds, args.first_draw) == (len(draws), draws.start)
+        arms = compare.check(args)
+        assert {"rbft", "direct"} <= set(arms) and set(args.arms) <= set(arms)
+
+
+def test_all_arms_have_few_draws_and_the_main_ones_more() -> None:
+    run = evidence.Run("near", ["direct", "rbft", "joint"], draws=5, few=2)
+    main = [*evidence.UNTRAINED, *evidence.MAIN]
+    assert run.chunks(seeds=10, first=0) == [(run.arms, range(0, 2)), (main, range(2, 5))]
+    assert run.chunks(seeds=1, first=1) == [(run.arms, range(1, 2))]
+    assert run.chunks(seeds=2, first=1) == [(run.arms, range(1, 2)), (main, range(2, 3))]
+    assert run.chunks(seeds=2, first=3) == [(main, range(3, 5))] and not run.chunks(seeds=2, first=5)
+    assert evidence.RUNS["ladder_far"].chunks(seeds=10, first=0) == [(None, range(0, 10))]
 
 
 def test_tables_say_what_was_not_measured(
@@ -26,11 +37,29 @@ def test_tables_say_what_was_not_measured(
     assert "## ladder_far\n\nnot measured" in capsys.readouterr().out
 
 
+def test_the_main_question_is_also_answered_alone(capsys: pytest.CaptureFixture) -> None:
+    """On all its draws and without the correction for arms that have fewer."""
+    evidence.main(["--tables", "--run", "arms_far"])
+    _, alone, every = capsys.readouterr().out.split("\n## ")
+    names = [line.split()[0] for line in alone.splitlines()[3:] if "±" in line]
+    assert alone.startswith("arms_far, the question alone, 16 shots")
+    assert names == [*evidence.UNTRAINED, *evidence.MAIN]
+    assert every.startswith("arms_far, 16 shots") and "pseudo_labels" in every
+
+
 def test_a_run_that_failed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence, "make_clips", lambda domain: None)
-    monkeypatch.setattr(evidence, "command", lambda *_, **__: ["nowhere.yaml"])
+    monkeypatch.setattr(evidence, "command", lambda *_: ["nowhere.yaml"])
     with pytest.raises(UserError, match=r"'ladder_far' was stopped or failed \(exit codes \[2, 2\]\)"):
         evidence.execute("ladder_far", seeds=2, first=0)
+
+
+def test_draws_that_a_run_does_not_have_are_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(evidence, "make_clips", None)
+    evidence.execute("shots_far", seeds=2, first=3)
+    assert "'shots_far' has draws 0 to 2, so none is run from draw 3 on" in capsys.readouterr().out
 
 
 def test_yields_are_summed_over_the_draws_that_had_the_cycle() -> None:

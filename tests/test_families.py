@@ -21,12 +21,12 @@ from rbft_trl.data.rows import load_rows
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
 from rbft_trl.model.collator import ClipCollator
-from rbft_trl.model.families import has_linear_attention, layers_to_wrap, part_of, vision_tower, writes_time_stamps
+from rbft_trl.model.families import has_linear_attention, part_of, vision_tower, writes_time_stamps
 from rbft_trl.model.inference import LabelScorer, LabelTrie, _steps_by_trie, prefill, sample, score_labels
 from rbft_trl.model.loading import load_base, load_processor, prepare_for_training, trainable_parameters
 from tests.helpers import base_arguments, toy_recipe
 from tests.test_scoring import naive_scores
-from tests.tiny_families import FAMILIES, LINEAR, frame_settings, tiny_base
+from tests.tiny_families import FAMILIES, LINEAR, frame_settings, layers_to_wrap, tiny_base
 
 
 @dataclasses.dataclass

@@ -29,7 +29,7 @@ for batch in range(100_000):
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.fixed_dictionaries({"id": texts, "text": texts, "n": st.none() | st.integers()})))
 def test_what_is_written_is_read(tmp_path: Path, rows: list[dict[str, str | int | None]]) -> None:
     write_jsonl(tmp_path / "rows.jsonl", rows)
@@ -62,6 +62,14 @@ def test_damaged_files_are_told(tmp_path: Path, data: bytes, words: str) -> None
         read_jsonl(tmp_path / "rows.jsonl")
     with pytest.raises(UserError, match=r"none\.jsonl' does not exist; run the step that writes it first"):
         read_jsonl(tmp_path / "none.jsonl")
+
+
+def test_nobody_is_told_to_delete_what_a_person_wrote(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_bytes(b'{"a": 1}\n{"a": ')
+    with pytest.raises(UserError, match=r"mine\.jsonl:2 is not JSON .*; correct the line, or write the file anew"):
+        read_jsonl(tmp_path / "mine.jsonl", by_user=True)
+    with pytest.raises(UserError, match=r"none\.jsonl' does not exist; correct its path, or run the step that writes"):
+        read_jsonl(tmp_path / "none.jsonl", by_user=True)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

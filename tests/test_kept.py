@@ -114,7 +114,7 @@ def _held_in_a_child(folder: str) -> tuple[int, int]:
 def test_processes_that_read_ahead_keep_nothing(make_clip: Callable, tmp_path: Path) -> None:
     make_clip(tmp_path / "a.mp4")
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
-        assert pool.submit(_held_in_a_child, str(tmp_path)).result(timeout=60) == (8, 0)
+        assert pool.submit(_held_in_a_child, str(tmp_path)).result(timeout=300) == (8, 0)
 
 
 def test_it_is_off_until_a_task_is_opened() -> None:

@@ -26,7 +26,7 @@ def kill_when(command: list[str], reached: Callable[[], object], env: dict[str, 
         stderr=subprocess.DEVNULL,
         env=env or os.environ,
     )
-    deadline = time.time() + 120
+    deadline = time.time() + 300
     while not reached():
         assert process.poll() is None, "the process ended before it could be killed"
         assert time.time() < deadline

@@ -1,13 +1,14 @@
 """Cards whose answers are numbers, ranges or lists, through the real entries: data, check, training, evaluation."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from rbft_trl import check, rationales, sft
+from rbft_trl import check, rationales, sft, star
 from rbft_trl import eval as evaluation
 from rbft_trl.classifier import VideoClassifier
 from rbft_trl.data.answers import AnswerType
@@ -84,6 +85,17 @@ def test_the_shipped_recipes_run(
     assert record["steps"] == 2 and record["target"] == "rationale"
     place = record["recipe"]["output_dir"]
     assert evaluation.main([str(folder / "eval.yaml"), *common, "--checkpoint", place])["n"] == 6
+
+
+def test_a_toy_base_that_was_not_made_says_how(card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As clips do that are not there; the recipes are a copy beside which nothing was made."""
+    folder = shutil.copytree(REPOSITORY / "recipes/toy_answers", tmp_path / "a/b/c/toy_answers")
+    monkeypatch.chdir(tmp_path)
+    for entry, recipe in ((rationales, "rationales"), (sft, "stage1"), (evaluation, "eval"), (star, "star")):
+        with pytest.raises(
+            UserError, match=r"'outputs/toy/open_base'.*; make the base with: python toy/open_base\.py$"
+        ):
+            entry.main([str(folder / f"{recipe}.yaml"), "--task", str(card)])
 
 
 def test_check_tells_what_there_is(card: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

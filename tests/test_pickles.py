@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rbft_trl.data.converters.pickles import read_pickle
 from rbft_trl.errors import UserError
 
-QUIET = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+QUIET = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 PLAIN = st.recursive(
     SCALARS, lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(SCALARS, inner), max_leaves=8

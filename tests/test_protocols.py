@@ -10,7 +10,7 @@ import yaml
 
 from rbft_trl import cells, compare, sft
 from rbft_trl.arms import Step
-from rbft_trl.compare_config import CompareArguments
+from rbft_trl.compare_config import RECIPES, CompareArguments
 from rbft_trl.costs import Place
 from rbft_trl.data.jsonl import read_jsonl
 from rbft_trl.errors import UserError
@@ -50,7 +50,9 @@ def test_shots_in_two_parts_with_trials_and_another_card(
     monkeypatch.setattr(sft, "load_base", None)  # the parts are gathered, nothing is trained again
     comparison = compare.main([str(recipe)])
     assert comparison["shots"] == [1, 2] and comparison["sentence"] == comparison["rungs"][-1]["sentence"]
+    assert "each draw took 2 of 4 labelled clips per class" in comparison["sentence"]
     for rung in comparison["rungs"]:
+        assert rung["labels"] == [4, 4]
         for arm in TWO_ARMS:
             assert [cell["draw"] for cell in rung["arms"][arm]["draws"]] == [5, 6]
             for cell in rung["arms"][arm]["draws"]:
@@ -67,6 +69,31 @@ def test_shots_in_two_parts_with_trials_and_another_card(
                     assert cell[key] > 0
     one, two = (rung["arms"]["rbft"]["draws"][0] for rung in comparison["rungs"])
     assert two["presentations"] > one["presentations"]
+
+
+def test_without_shots_draws_are_seeds_with_all_labels(
+    toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path
+) -> None:
+    recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, seeds=2)
+    for name in RECIPES:
+        path = Path(yaml.safe_load(recipe.read_text())[name])
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"shots": None}))
+    comparison = compare.main([str(recipe)])
+    for arm in TWO_ARMS:
+        cells = comparison["arms"][arm]["draws"]
+        records = [read_record(cell["checkpoint"]) for cell in cells]
+        assert [cell["draw"] for cell in cells] == [0, 1] == [record["recipe"]["seed"] for record in records]
+        assert records[0]["trained_on"] == records[1]["trained_on"] and {r["shots"] for r in records} == {None}
+        assert records[0]["curves"] != records[1]["curves"]
+    assert "every draw had all labels and a seed of its own" in comparison["sentence"]
+
+
+def test_a_value_of_trials_is_the_name_of_one_folder() -> None:
+    """Ordinary values keep the names under which finished cells lie."""
+    for value in ("0.0001", '["llm", "merger"]', "cosine", "null"):
+        assert cells.folder_name(value) == value
+    names = [cells.folder_name(value) for value in ("a/b", "a_b/", "../..", "/etc", "x" * 300, "x" * 301)]
+    assert len(set(names)) == len(names) and all(Path(name).name == name and len(name) < 60 for name in names)
 
 
 def test_shuffled_frames_are_a_diagnostic(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path) -> None:
@@ -91,7 +118,9 @@ def test_arms_with_as_many_operations(toy_set: tuple[Path, Path], smoke_base: Pa
     assert arms["direct_flops"]["steps"] > arms["direct"]["steps"] == arms["rbft"]["steps"]
 
 
-def test_novel_classes(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path) -> None:
+def test_novel_classes(
+    toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     """The same clips under names of which the checkpoint has seen none, as another card's classes are."""
     raw = yaml.safe_load(toy_set[0].read_text())
     names = {name: f"{name}x" for name in raw["labels"]}
@@ -105,8 +134,10 @@ def test_novel_classes(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: P
     del raw["checklist"]  # its answers speak for the other names
     novel = tmp_path / "novel.yaml"
     novel.write_text(yaml.safe_dump(raw, sort_keys=False))
-    recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, novel=str(novel))
+    arms = [*TWO_ARMS, "majority"]  # which scores no labels there
+    recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, novel=str(novel), arms=arms)
     comparison = compare.main([str(recipe)])
+    assert "left out on novel: majority - not evaluated there" in capsys.readouterr().out
     for arm in TWO_ARMS:
         (found,) = comparison["arms"][arm]["draws"][0]["elsewhere"].values()
         assert found["metrics"]["confusion"]["labels"] == list(names.values()) and found["metrics"]["n"] == 24
@@ -139,7 +170,10 @@ def test_a_launch_that_fails_says_where(
     [
         ({"shots": [2, 1]}, "'shots' is .* rising order"),
         ({"trials": {"learning_rate": 1e-3}}, "'trials' is .* one key with its values"),
+        ({"shots": [True]}, r"'shots' holds True \(bool\) but every element must be int"),
         ({"part": "3/2"}, "'part' is '3/2'"),
+        ({"part": "3/9", "seeds": 2}, "'part' is '3/9' but 'seeds' is 2, so part 3 has no draw to run"),
+        ({"launch": "nowhere.yaml"}, "the launch file 'nowhere.yaml' does not exist .*accelerate_configs"),
         ({"arms_folder": "nowhere"}, "arms_folder 'nowhere' holds no arm"),
     ],
 )
@@ -158,9 +192,14 @@ def test_a_card_of_novel_or_elsewhere_that_does_not_fit_is_told_first(
     del raw["checklist"]
     more = tmp_path / "more.yaml"
     more.write_text(yaml.safe_dump(raw | {"labels": raw["labels"] | {"another": "A ninth class."}}, sort_keys=False))
+    asked, meant = tmp_path / "asked.yaml", tmp_path / "meant.yaml"
+    asked.write_text(yaml.safe_dump(raw | {"labels": {"a": "A.", "b": "B."}, "question": "What?"}, sort_keys=False))
+    meant.write_text(yaml.safe_dump(raw | {"labels": dict.fromkeys(raw["labels"], "It is so.")}, sort_keys=False))
     for change, message in (
         ({"novel": str(more)}, "novel: .*more.yaml names .* as the comparison's own card does"),
         ({"elsewhere": [str(more)]}, "elsewhere: .*more.yaml and the comparison's own card differ in 'another'"),
+        ({"novel": str(asked)}, "novel: .*asked.yaml has another question than the comparison's own card"),
+        ({"elsewhere": [str(meant)]}, "elsewhere: .*meant.yaml has other prompts, definitions or another order"),
         ({"elsewhere": [str(toy_set[0])], "novel": str(toy_set[0])}, "names .* as the comparison's own"),
     ):
         recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, **change)

@@ -1,5 +1,6 @@
 """A finished part is reused only if everything that it depends on is the same; no test clip was ever trained on."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,37 @@ def test_a_new_split_cannot_turn_training_clips_into_test_clips(
     resplit.write_text(resplit.read_text().replace("split_seed: 0", "split_seed: 3"))
     with pytest.raises(UserError, match="were used to train"):
         evaluation.main([recipe, "--checkpoint", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (
+            lambda lines: lines[:-1],
+            "holds 23 rows of 23 clips, but metrics.json there is of 24; delete '.*eval' and",
+        ),
+        (lambda lines: [], "holds 0 rows of 0 clips, but"),
+        (lambda lines: [*lines[:-1], lines[0]], "holds 24 rows of 23 clips, but"),
+        (lambda lines: [*lines[:-1], lines[-1].replace("toy", "boy")], "the data of the recipe differ in clip 'boy"),
+        (
+            lambda lines: [*lines[:-1], '{"id": "a"}'],
+            "holds a row without 'label'; delete '.*eval' and evaluate again",
+        ),
+        (
+            lambda lines: [*lines[:-1], lines[-1][:40]],
+            r"predictions\.jsonl:24 is not JSON .*; delete the file and run",
+        ),
+    ],
+)
+def test_a_damaged_evaluation_is_not_reused(
+    damage: Callable[[list[str]], list[str]], words: str, toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path
+) -> None:
+    recipe = toy_recipe("eval", tmp_path, toy_set[0], smoke_base, output_dir=tmp_path / "eval", method="majority")
+    evaluation.main([recipe])
+    file = tmp_path / "eval/predictions.jsonl"
+    file.write_text("".join(f"{line}\n" for line in damage(file.read_text().splitlines())))
+    with pytest.raises(UserError, match=words):
+        evaluation.main([recipe])
 
 
 @pytest.mark.parametrize("change", [["--definitions", "true"], ["--dtype", "bfloat16"], ["--label_score", "mean"]])

@@ -17,12 +17,12 @@ from rbft_trl.model.families import (
     NOT_IN_4BIT,
     PUBLISHED,
     has_linear_attention,
-    layers_to_wrap,
     part_of,
     published_config,
 )
 from rbft_trl.model.loading import load_base
-from tests.helpers import base_arguments
+from tests.helpers import REPOSITORY, base_arguments
+from tests.tiny_families import layers_to_wrap
 
 # Parameters of language model, mergers and tower.
 PARAMETERS = {
@@ -73,6 +73,11 @@ def test_a_published_base_without_weights(name: str) -> None:
             kept = not should_convert_module(module, NOT_IN_4BIT)
             gate = module.endswith(("linear_attn.in_proj_a", "linear_attn.in_proj_b"))
             assert kept == (part_of(module) != "llm" or module == "lm_head" or gate), module
+
+
+def test_the_docs_name_the_layers_that_fsdp_wraps() -> None:
+    page = (REPOSITORY / "docs/families.md").read_text(encoding="utf-8")
+    assert all(f"| {family} | `{','.join(layers)}` |" in page for family, layers in LAYERS.items())
 
 
 def test_every_published_file_is_pinned_and_names_its_source() -> None:

@@ -23,14 +23,15 @@ OWN = [
     for cls in vars(module).values()
     if isinstance(cls, type) and cls.__module__ == module.__name__
 ]
-EXAMPLES = settings(
-    max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+EXAMPLES = settings(max_examples=60, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Pace(Enum):
     NO = "no"
     STEPS = "steps"
+
+
+NOT_FINITE = {".nan": "nan", "nan": "'nan'", ".inf": "inf", "-.inf": "-inf", "1e999": "'1e999'"}
 
 
 @dataclasses.dataclass
@@ -43,6 +44,7 @@ class Small:
     count: int | None = option(None, "A whole number.")
     flag: bool = option(False, "A switch.")
     parts: list[str] = option(["llm"], "A list.")  # noqa: RUF009
+    sizes: list[int] | None = option(None, "A list of numbers.")  # noqa: RUF009
     pace: Pace | str = option("no", "An enum, as transformers writes it.")  # noqa: RUF009
     mixed: str | dict[str, str] | None = option(None, "Text or a mapping.")  # noqa: RUF009
     size: str = option("small", "A choice.", choices=["small", "large"])
@@ -165,7 +167,12 @@ def test_numbers_that_yaml_reads_as_text_and_no_that_it_reads_as_false(tmp_path:
         (["--rate", "true"], ["--rate is True", "float"]),
         (["--flag", "1"], ["--flag is 1", "bool"]),
         (["--parts", "llm"], ["--parts is 'llm'", "list"]),
-        (["--parts", "[1]"], ["--parts is [1]", "list"]),
+        (["--parts", "[llm, 1]"], ["--parts holds 1 (int) but every element must be str"]),
+        (["--parts", "[[llm]]"], ["--parts holds ['llm'] (list) but every element must be str"]),
+        (["--mixed", "{a: sdpa, b: 3}"], ["--mixed holds 3 (int) but what stands under 'b' must be str"]),
+        (["--sizes", "[4, two]"], ["--sizes holds 'two' (str) but every element must be int"]),
+        (["--sizes", "[4, true]"], ["--sizes holds True (bool) but every element must be int"]),
+        *[(["--rate", text], [f"--rate is {told} but must be a finite number"]) for text, told in NOT_FINITE.items()],
         (["--parts", "[llm"], ["--parts is '[llm'", "quote"]),
         (["--count", "2026-13-45"], ["--count is '2026-13-45'"]),
         (["--pace", "epoch"], ["--pace is 'epoch'", "no or steps"]),
@@ -198,10 +205,20 @@ def test_keys_that_are_no_text(key: Any, tmp_path: Path) -> None:
         small(str(path))
 
 
-def test_the_checks_of_a_group_name_the_recipe_and_the_command_line(recipe: Callable[..., str]) -> None:
+def test_the_checks_of_a_group_name_the_recipe_or_the_command_line(recipe: Callable[..., str]) -> None:
     path = recipe(task="card.yaml")
-    with pytest.raises(UserError, match=re.escape(f"{path} with the command line: 'shots' is 0")):
+    with pytest.raises(UserError, match=r"^the command line: 'shots' is 0"):
         parse_recipe([path, "--shots", "0"], configs.DataArguments)
+    with pytest.raises(UserError, match=r"^the twin: 'shots' is 0"):
+        parse_recipe([path, "--shots", "0"], configs.DataArguments, given_by="the twin")
+    with pytest.raises(UserError, match=r"^the twin: 'shots' is 'a' \(str\) but must be int"):
+        parse_recipe([path, "--shots", "a"], configs.DataArguments, given_by="the twin")
+    path = recipe(task="card.yaml", shots=0)
+    with pytest.raises(UserError, match=f"^{re.escape(path)}: 'shots' is 0"):
+        parse_recipe([path, "--draw", "1"], configs.DataArguments)
+    path = recipe(task="card.yaml", max_frames=8)
+    with pytest.raises(UserError, match=f"^{re.escape(path)} with the command line: num_frames is 8 and fps is 2"):
+        parse_recipe([recipe(task="card.yaml", fps=2), "--num_frames", "8"], configs.DataArguments)
     with pytest.raises(UserError, match=r"^the command line: 'task' is missing"):
         parse_recipe([], configs.DataArguments)
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from packaging.version import Version
 
-from rbft_trl.configs import DataArguments, StageArguments
+from rbft_trl.configs import DataArguments, EvalArguments, StageArguments
 from rbft_trl.data.task import TaskCard
 from rbft_trl.model.families import PUBLISHED
 from rbft_trl.rationale_config import RationaleArguments
@@ -229,6 +229,8 @@ def test_the_table_of_the_readme_holds_every_recipe_setup_and_base() -> None:
     assert all(f"`{base}`" in text for base in BASES)
     for folder in ("toy", "toy_answers", "rbft_paper"):
         assert f"`{folder}/" in text
+    methods = EvalArguments.__dataclass_fields__["method"].metadata["choices"]
+    assert [method for method in methods if f"\n| `{method}` |" not in text] == []
 
 
 @pytest.mark.parametrize("path", CARDS, ids=name)

@@ -1,6 +1,7 @@
 """What must not become a result: random weights, runs that trained nothing, checkpoints of others, damaged records."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from rbft_trl import compare, rationales, sft, star, writers
 from rbft_trl import eval as evaluation
-from rbft_trl import rationales, sft, writers
 from rbft_trl.configs import StageArguments
 from rbft_trl.data.jsonl import write_jsonl
 from rbft_trl.data.task import TaskCard
@@ -23,7 +24,7 @@ from rbft_trl.model.provenance import RECORD_FILE, read_record
 from rbft_trl.stage_rows import training_rows
 from rbft_trl.start import Task
 from rbft_trl.training_config import TrainingConfig
-from tests.helpers import base_arguments, toy_recipe
+from tests.helpers import REPOSITORY, base_arguments, toy_recipe
 
 SETTINGS: dict[str, Any] = {"eval_strategy": "no", "load_best_model_at_end": False, "per_device_train_batch_size": 4}
 SETTINGS |= {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 3}
@@ -172,20 +173,43 @@ def test_a_rationale_that_was_cut_is_not_trained() -> None:
 def test_few_sources_of_test_clips_claim_nothing() -> None:
     pair = {"arm": "rbft", "baseline": "direct", "difference": 20.0, "interval": [15.0, 25.0], "n": 30, "num_draws": 2}
     pair |= {"covers": "clips and draws", "smallest_detectable": {"points": 5.0}, "family": "treatments"}
-    pair |= {"lacks": {}, "family_size": 1, "p_corrected": 0.001}
+    pair |= {"lacks": {}, "family_size": 1, "p_corrected": 0.001, "draws": [0, 1]}
     assert conclude([pair | {"num_groups": 30, "effective_groups": 30.0}]).startswith("RB-FT is better")
     said = conclude([pair | {"num_groups": 2, "effective_groups": 2.0}])
     assert said.startswith("No difference") and "2 sources of test clips are too few to trust" in said
 
 
-def test_an_output_that_cannot_be_written_is_told_before_the_work(
-    toy_set: tuple, smoke_base: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("entry", "recipe", "next_step"),
+    [
+        (evaluation, "eval", "make_plan"),
+        (rationales, "rationales", "open_task"),
+        (sft, "direct", "make_plan"),
+        (star, "star", "check"),
+        (compare, "compare", "check"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_told_first(
+    entry: Any, recipe: str, next_step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A file, below a file, or in a folder without the right to write; even before a clip is read."""
     (tmp_path / "file").write_text("in the way")
-    for recipe, key, entry in (("eval", "output_dir", evaluation), ("rationales", "output_file", rationales)):
-        place = tmp_path / "file" / "r.jsonl" if key == "output_file" else tmp_path / "file"
-        with pytest.raises(UserError, match="file' cannot be made"):
-            entry.main([toy_recipe(recipe, tmp_path, toy_set[0], smoke_base, **{key: place})])
+    (tmp_path / "locked").mkdir()
+    may = os.access  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "locked" and may(path, mode))
+    monkeypatch.setattr(entry, next_step, None)
+    words = [str(REPOSITORY / f"recipes/toy/{recipe}.yaml")]
+    words += ["--output_file" if entry is rationales else "--output_dir"]
+    name = "r.jsonl" if entry is rationales else ""
+    for place, message in (
+        ("file", r"the folder '.*file' cannot be made \('.*file' is no folder\); choose another output"),
+        ("file/a/b", r"the folder '.*file/a/b' cannot be made \('.*file' is no folder\)"),
+        ("locked", "the folder '.*locked' cannot be written; choose another output, or change its rights"),
+        ("locked/a/b", "the folder '.*locked' cannot be written"),
+    ):
+        with pytest.raises(UserError, match=message):
+            entry.main([*words, str(tmp_path / place / name)])
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "locked"}
 
 
 def test_stage_0_looks_at_every_header_before_the_weights(

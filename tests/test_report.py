@@ -18,6 +18,7 @@ from rbft_trl.evidence.metrics import compute_metrics
 from rbft_trl.evidence.page import encode_strip
 from rbft_trl.evidence.report import build_report, most_confused
 from rbft_trl.evidence.stats import summarise
+from rbft_trl.evidence.table import left_out_rows
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 NOTE = "Synthetic clips & nothing else."
@@ -182,6 +183,14 @@ def summary(mean: float, *, flops: float | None = None, clips: float | None = 10
     return {"summary": made | {"costs": {"presentations": clips, "flops": flops}}}
 
 
+def test_what_is_left_out_of_any_rung_is_told() -> None:
+    rungs = [{"shots": 2, "left_out": {"probe": "too few"}}, {"shots": 4, "left_out": {}}, {"shots": 8}]
+    assert left_out_rows({}, rungs) == [("probe, 2 shots", "too few")]
+    assert left_out_rows({}, rungs[:1]) == [("probe", "too few")]
+    (row,) = left_out_rows({"rungs_left_out": [{"shots": 1, "arm": "rbft", "why": "draw 0"}]}, rungs[1:])
+    assert row == ("1 shots", "without arm 'rbft' there is nothing to compare: draw 0")
+
+
 def test_a_ladder_has_a_chart_per_arm() -> None:
     rungs = [
         {"shots": 2, "arms": {"direct": summary(0.3), "rbft": summary(0.4)}},
@@ -228,6 +237,7 @@ def test_everything_about_many_arms_is_shown(tmp_path: Path) -> None:
     for expected in (
         "On other clips: there",
         "On classes that were not trained: novel",
+        "Left out: zero_shot - not evaluated there (only label scores can be asked for on another card)",
         "80 %",
         "67 to 89 %",
         "10 %",
@@ -252,7 +262,8 @@ def many_arms(folder: Path, *, num_arms: int, num_classes: int) -> dict[str, Any
                 cell |= {"shuffled_accuracy": 0.2, "tokens": 1e6 * (number + 1), "flops": 1e13 * (number + 1)}
                 cell |= dict.fromkeys(("steps", "tokens", "flops"), None) if arm == "zero_shot" else {}
                 there = {"predictions": cell["predictions"], "metrics": cell["metrics"]}
-                cell["elsewhere"] = {"cards/there.yaml": there, "cards/novel.yaml": renamed(folder, cell, names)}
+                if arm != "zero_shot":
+                    cell["elsewhere"] = {"cards/there.yaml": there, "cards/novel.yaml": renamed(folder, cell, names)}
         rungs.append(rung | summarise(rung, names=names))
     return {key: rungs[-1][key] for key in ("task", "created", "note", "arms", "pairs", "sentence")} | {"rungs": rungs}
 

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rbft_trl.errors import UserError
 from rbft_trl.evidence.report import build_report
 from rbft_trl.evidence.results import merge_results, read_results, write_results
 from rbft_trl.evidence.stats import summarise
-from tests.test_stats import NAMES, comparison  # noqa: F401
+from tests.test_stats import NAMES, comparison, two_draws  # noqa: F401
 
 
 def test_the_statistics_come_back(comparison: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
@@ -39,23 +41,42 @@ def test_it_is_small_and_holds_no_path(comparison: dict[str, Any], tmp_path: Pat
     assert read_results(tmp_path / "r.jsonl")["pairs"] == summarise(comparison, names=NAMES)["pairs"]
 
 
-def test_roles_of_a_file_that_knows_controls_alone(comparison: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
-    write_results(tmp_path / "r.jsonl", comparison, names=NAMES)
-    text = (tmp_path / "r.jsonl").read_text().replace('"role":null', '"control":false')
-    text = text.replace('"role":"control"', '"control":true').replace('"shuffled"', '"true_1x_lm"')
-    (tmp_path / "old.jsonl").write_text(text)
-    assert '"role"' not in text
-    got = read_results(tmp_path / "old.jsonl")
-    assert {arm: entry["role"] for arm, entry in got["arms"].items()} == {
-        "direct": None,
-        "rbft": None,
-        "true_1x_lm": "oracle",
-        "probe": None,
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A place for copies, and the lines of a file of two rungs."""
+    folder = tmp_path_factory.mktemp("written")
+    made = two_draws(folder)
+    write_results(folder / "r.jsonl", made | {"rungs": [{"shots": shots} | made for shots in (4, 8)]}, names=NAMES)
+    return folder / "copy.jsonl", (folder / "r.jsonl").read_text().splitlines(keepends=True)
+
+
+@given(data=st.data())
+def test_a_file_that_was_cut_or_edited_gives_no_table(written: tuple[Path, list[str]], data: st.DataObject) -> None:
+    path, lines = written
+    at = data.draw(st.integers(0, len(lines) - 1))
+    line = lines[at]
+    place = data.draw(st.integers(0, len(line) - 1))
+    other = data.draw(st.characters(codec="utf-8"))
+    changes = {
+        "lost": [],
+        "twice": [line, line],
+        "cut": [line[:place]],
+        "edited": [line[:place] + other + line[place + 1 :]],
+        "longer": [line[:place] + other + line[place:]],
     }
-    assert "no oracle arm" not in got["sentence"] and "no oracle arm" in read_results(tmp_path / "r.jsonl")["sentence"]
+    changed = [*lines[:at], *changes[data.draw(st.sampled_from(sorted(changes)))], *lines[at + 1 :]]
+    text = "".join(changed)
+    path.write_bytes(text.encode())
+    try:
+        same = read_results(path)
+    except UserError as error:
+        assert str(path) in str(error)
+    else:  # a blank where JSON allows one, or the same letter
+        path.write_text("".join(lines))
+        assert same["rungs"] == read_results(path)["rungs"]
 
 
-@pytest.mark.parametrize("text", ['{"format":7}\n', '{"a":1}\n', "", "[1]\n"])
+@pytest.mark.parametrize("text", ['{"format":1}\n', '{"format":2}\n', '{"a":1}\n', "", "[1]\n"])
 def test_another_file_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text(text)
     with pytest.raises(UserError, match=r"r\.jsonl"):
@@ -75,10 +96,21 @@ def test_draws_of_two_files_are_one_comparison(comparison: dict[str, Any], tmp_p
     merged = {arm: entry | {"draws": entry["draws"][arm == "rbft" :]} for arm, entry in arms.items()}
     write_results(tmp_path / "uneven.jsonl", comparison | {"arms": merged}, names=NAMES)
     assert "RB-FT lacks draw 0, so each pair" in read_results(tmp_path / "uneven.jsonl")["sentence"]
-    other = (tmp_path / "1.jsonl").read_text().replace('"task":"t"', '"task":"u"')
-    (tmp_path / "other.jsonl").write_text(other)
+    write_results(tmp_path / "other.jsonl", comparison | {"task": "u"}, names=NAMES)
     with pytest.raises(UserError, match=r"other\.jsonl' has another 'task'"):
         merge_results(tmp_path / "no.jsonl", [tmp_path / "0.jsonl", tmp_path / "other.jsonl"])
+
+
+def test_how_many_labels_there_were_to_draw_from_is_kept(comparison: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+    for name, of in (("new", {"labels": [6, 6]}), ("other", {"labels": [7, 9]}), ("old", {})):
+        rung = {"shots": 4} | of | comparison
+        write_results(tmp_path / f"{name}.jsonl", comparison | {"rungs": [rung]}, names=NAMES)
+    for files in (["new"], ["old", "new"], ["new", "old"]):
+        merge_results(tmp_path / "merged.jsonl", [tmp_path / f"{name}.jsonl" for name in files])
+        assert "each draw took 4 of 6 labelled clips per class" in read_results(tmp_path / "merged.jsonl")["sentence"]
+    assert "each draw took" not in read_results(tmp_path / "old.jsonl")["sentence"]
+    with pytest.raises(UserError, match="has another 'labels'"):
+        merge_results(tmp_path / "merged.jsonl", [tmp_path / "new.jsonl", tmp_path / "other.jsonl"])
 
 
 def test_cells_of_other_settings_are_not_merged(comparison: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
@@ -97,3 +129,27 @@ def test_cells_of_other_settings_are_not_merged(comparison: dict[str, Any], tmp_
     with pytest.warns(UserWarning, match=r"old\.jsonl' does not say with which settings"):
         merge_results(tmp_path / "unknown.jsonl", [files["a"], files["old"]])
     assert read_results(tmp_path / "unknown.jsonl")["settings"] == {}
+
+
+def test_arms_that_were_left_out_are_kept_with_the_reason(comparison: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+    """Else a table would say nothing of an arm that could not be trained."""
+    rung = {"shots": 4, "left_out": {"rbft_blind": "draw 0: no rationale"}} | comparison
+    write_results(tmp_path / "r.jsonl", comparison | {"rungs": [rung]}, names=NAMES)
+    write_results(tmp_path / "old.jsonl", comparison | {"rungs": [{"shots": 4} | comparison]}, names=NAMES)
+    merge_results(tmp_path / "both.jsonl", [tmp_path / "old.jsonl", tmp_path / "r.jsonl"])
+    for name in ("r", "both"):
+        got = read_results(tmp_path / f"{name}.jsonl")
+        assert got["rungs"][0]["left_out"] == {"rbft_blind": "draw 0: no rationale"}
+    assert "left_out" not in read_results(tmp_path / "old.jsonl")["rungs"][0]
+
+
+def test_some_arms_are_read_as_if_no_other_had_been_run(comparison: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+    rung = {"shots": 4, "left_out": {"rbft_blind": "draw 0: no rationale"}} | comparison
+    write_results(tmp_path / "r.jsonl", comparison | {"rungs": [rung]}, names=NAMES)
+    some = ["direct", "rbft"]
+    alone = comparison | {"arms": {arm: comparison["arms"][arm] for arm in some}}
+    got = read_results(tmp_path / "r.jsonl", some)
+    assert list(got["arms"]) == some and "left_out" not in got["rungs"][0]
+    told = [summarise(arms, names=NAMES)["sentence"] for arms in (alone, comparison)]
+    assert got["sentence"] == told[0] != told[1]
+    assert read_results(tmp_path / "r.jsonl", [*some, "rbft_blind"])["rungs"][0]["left_out"]

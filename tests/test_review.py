@@ -1,12 +1,16 @@
 """The review sheet: out, corrected in a spreadsheet or in the page, and back to stage 1; a slip is one sentence."""
 
 import csv
+import html
 import io
 import json
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rbft_trl import review
 from rbft_trl.configs import DataArguments, ModelArguments, StageArguments
@@ -140,6 +144,81 @@ def test_a_slip_is_one_sentence_with_its_line(
     assert not (file.parent / "out.jsonl").exists()
 
 
+def test_a_text_that_answers_a_prompt_of_its_own_is_kept_as_it_is(file: Path, toy_set: tuple) -> None:
+    """Stage 1 wants no final line there, with a label or without."""
+    samples = [row | {"prompt": "Describe the clip.", "text": "a cat walks"} for row in read_jsonl(file)]
+    write_jsonl(file, samples)
+    rows = table(made(file, toy_set[0]))
+    assert "asked: <bdi>Describe the clip.</bdi>" in (file.parent / "sheet/review.html").read_text(encoding="utf-8")
+    for row in rows[:4]:
+        row["decision"] = "keep"
+    found = back(file, rows)
+    verdicts = ["kept" if row["label"] else "unlabelled" for row in samples[:4]]
+    assert [row["verdict"] for row in found[:4]] == verdicts and found[0]["text"] == "a cat walks"
+    rows[0]["text"] = " "
+    with pytest.raises(UserError, match="is kept without any reasoning"):
+        back(file, rows)
+
+
+def test_the_command_on_the_page_takes_a_sheet_of_open_answers_back(
+    toy_set: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "my clips"
+    root.mkdir()
+    shutil.copy(next((toy_set[1] / "clips").glob("*.mp4")), root / "a.mp4")
+    (root / "clips.csv").write_text("id,video,label,split\na,a.mp4,3,train\n")
+    raw = {"name": "t", "question": "How many?", "role": "You watch.", "aspects": ["things"]}
+    raw |= {"answer": {"type": "number", "absolute": 0}, "data": {"root": "my clips", "annotations": "clips.csv"}}
+    Path("my card.yaml").write_text(yaml.safe_dump(raw))
+    sample = {"id": "a", "video": "a.mp4", "label": "3", "sample": 0, "text": "Three things.\nAnswer: 3"}
+    write_jsonl("my r.jsonl", [sample | {"verdict": "dropped", "reason": "too_short"}])
+    review.main(["my r.jsonl", "--task", "my card.yaml", "--output", "sheet"])
+    page = Path("sheet/review.html").read_text(encoding="utf-8")
+    assert "the last line <code>Answer: label</code>" in page
+    Path("corrected.csv").write_text(Path("sheet/review.csv").read_text().replace("too_short,,", "too_short,keep,"))
+    words = shlex.split(html.unescape(page.partition('<pre class="wide">')[2].partition("</pre>")[0]))
+    assert words[:2] == ["python", "rbft_trl/review.py"]
+    review.main(words[2:])
+    (row,) = read_jsonl("reviewed.jsonl")
+    assert row == sample | {"verdict": "kept", "reason": None, "reviewed": True}
+
+
+@pytest.mark.parametrize("edited", [{"verdict": "kept"}, {"reason": "ugly"}, {"video": "clips/other.mp4"}])
+def test_a_column_that_is_not_read_is_told_where_it_was_edited(file: Path, toy_set: tuple, edited: dict) -> None:
+    rows = table(made(file, toy_set[0]))
+    dropped = next(i for i, row in enumerate(rows) if row["verdict"] == "dropped")
+    for number in (dropped, dropped + 2):
+        rows[number] |= edited
+    ((name, value),) = edited.items()
+    words = rf"'{name}' is '{value}' and was another \(2 such cells\), .* only id, sample, label, decision, text are"
+    with pytest.warns(UserWarning, match=words):
+        assert back(file, rows) == read_jsonl(file)
+
+
+@pytest.mark.parametrize("apply", [False, True])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"text": None}, "'text' is None but must be text"),
+        ({"id": 3}, "'id' is 3 but must be text"),
+        ({"label": 3}, "'label' is 3 but must be text"),
+        ({"verdict": ...}, "'verdict' is missing"),
+        ({"sample": 0}, r"clip 'toy\d+', sample 0 stands twice; remove one"),
+        ({"sample": ...}, r"clip 'toy\d+', sample 0 stands twice; remove one"),
+        ({"sample": None}, "'sample' is None but must be a number"),
+    ],
+)
+def test_a_damaged_row_is_told_with_its_line(
+    file: Path, toy_set: tuple, apply: bool, change: dict, words: str
+) -> None:
+    rows, samples = table(made(file, toy_set[0])), read_jsonl(file)
+    changed = {key: value for key, value in (samples[1] | change).items() if value is not ...}
+    write_jsonl(file, [samples[0], changed])
+    with pytest.raises(UserError, match=rf"r\.jsonl:2: {words}"):
+        back(file, rows[:2]) if apply else review.main([str(file), "--task", str(toy_set[0]), "--output", "x"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -165,7 +244,10 @@ def test_a_broken_table_is_told(text: str | bytes, message: str, file: Path) -> 
         (["--apply", "c.csv"], "needs --output_file"),
         (["--apply", "c.csv", "--output_file", "x", "--output", "y"], "and no --output"),
         (["--apply", "c.csv", "--output_file", "r.jsonl"], "is what is reviewed"),
-        (["--task", "c.yaml", "--output", "x", "--most", "0"], "--most is 0"),
+        (["--apply", "c.csv", "--output_file", "."], "--output_file '.' is a folder; name a file in it"),
+        (["--task", "c.yaml", "--output", "x", "--most", "0"], "--most is 0, but .* from 1 upwards; leave it out for"),
+        (["--most", "-2"], "--most is -2, but it is the number of rationales on a new sheet"),
+        (["--apply", "c.csv", "--output_file", "o.jsonl", "--most", "9"], "--most is 9, .* leave it out with --apply"),
     ],
 )
 def test_a_command_that_makes_no_sense(

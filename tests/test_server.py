@@ -34,7 +34,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
     port = tmp_path_factory.mktemp("server") / "port"
     command = [sys.executable, "tests/toy_server.py", "--base", str(BASE), "--port_file", str(port)]
     started = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ)
-    deadline = time.time() + 120
+    deadline = time.time() + 300
     while not port.exists():
         assert started.poll() is None and time.time() < deadline
         time.sleep(0.05)

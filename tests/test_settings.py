@@ -1,6 +1,8 @@
 """Settings that would be ignored, cannot work or contradict each other are refused in one sentence."""
 
+import math
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,24 +10,25 @@ from typing import Any
 import pytest
 import yaml
 
-from rbft_trl import configs
-from rbft_trl.errors import UserError
+from rbft_trl import configs, rationales
+from rbft_trl.errors import UserError, run_entry
 from rbft_trl.model.loading import check_base
 from rbft_trl.model.trainer import check_optimizer
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.renamed import IGNORED_BY_US, NOT_TAKEN
 from rbft_trl.training_config import TrainingConfig
+from tests.test_setups import STAGE0, Write, said, write  # noqa: F401
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Callable[..., str]:
-    def write(**values: Any) -> str:
+    def both(**values: Any) -> str:
         path = tmp_path / "x.yaml"
         path.write_text(yaml.safe_dump(values))
         return str(path)
 
-    return write
+    return both
 
 
 VALUES: dict[str, Any] = {"dataset_num_proc": 2, "neftune_noise_alpha": 5.0, "label_smoothing_factor": 0.1}
@@ -77,6 +80,7 @@ def test_training_settings_that_are_refused(argv: list[str], words: list[str]) -
         (configs.DataArguments, ["--num_frames", "8", "--fps", "2"], ["the command line", "exactly one"]),
         (configs.DataArguments, ["--min_pixels", "9", "--max_pixels", "4"], ["the command line", "min_pixels is 9"]),
         (configs.DataArguments, ["--draw", "1"], ["'draw' is 1", "set shots"]),
+        (configs.DataArguments, ["--shots", "2", "--draw", "-1"], ["'draw' is -1", "at least 0"]),
         (configs.DataArguments, ["--shots", "2", "--shots", "3"], ["--shots stands on the command line twice"]),
         (
             RationaleArguments,
@@ -140,3 +144,55 @@ def test_a_misspelt_attention_names_the_nearest(text: str, meant: str, smoke_bas
             check_base(configs.ModelArguments(str(smoke_base), attn_implementation=value))
     with pytest.raises(UserError, match=r"holds 'text_confg', which is no part; did you mean 'text_config'\?"):
         configs.ModelArguments(str(smoke_base), attn_implementation={"text_confg": "sdpa"})
+
+
+@pytest.mark.parametrize(
+    ("setup", "own", "words", "place", "told"),
+    [
+        ({}, {}, ["--num_samples", "0"], "the command line", "'num_samples' is 0 but must be at least 1"),
+        ({"per_device_batch_size": 0}, {}, ["--num_samples", "2"], "setups/s.yaml", "'per_device_batch_size' is 0"),
+        ({}, {"seed": -1}, ["--num_samples", "2"], "stage.yaml", "'seed' is -1 but must be from 0"),
+        ({"dataloader_num_workers": 1}, {}, ["--seed", "-1"], "the command line", "'seed' is -1"),
+        ({}, {"rebuild_margin": math.nan}, [], "stage.yaml", "'rebuild_margin' is nan but must be a finite number"),
+        (
+            {"use_cpu": True},
+            {"temperature": 0.0},
+            ["--top_p", "0.5"],
+            "stage.yaml with the command line",
+            "'top_p' is",
+        ),
+    ],
+)
+def test_stage_0_names_the_one_value_that_is_wrong_and_its_place(
+    write: Write,  # noqa: F811
+    setup: dict,
+    own: dict,
+    words: list[str],
+    place: str,
+    told: str,
+) -> None:
+    recipe = write(setup, output_file="r.jsonl", **own)
+    message = said([recipe, *words], *STAGE0)
+    start = place if place == "the command line" else f"{Path(recipe).parent}/{place}"
+    assert message.startswith(f"{start}: ") and told in message
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--num_samples", "0"], "error: the command line: 'num_samples' is 0"),
+        (["--num_samples", "x"], "error: --num_samples is 'x' (str)"),
+        (["--num_sample", "1"], "error: the command line: unknown key 'num_sample'"),
+    ],
+)
+def test_a_recipe_is_not_blamed_for_the_command_line(
+    words: list[str],
+    told: str,
+    write: Write,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["rationales.py", write(output_file="r.jsonl"), *words])
+    with pytest.raises(SystemExit, match="2"):
+        run_entry(rationales.main)
+    assert capsys.readouterr().err.startswith(told)

@@ -185,12 +185,13 @@ def test_frames_may_differ_is_asked_for(toy_set: tuple, smoke_base: Path, tmp_pa
         sft.main([direct])
 
 
-def test_a_comparison_passes_its_setup_and_card_to_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = str(REPOSITORY / "recipes/compare.yaml")
+def test_a_comparison_passes_its_setup_and_card_to_every_stage(tmp_path: Path) -> None:
+    recipe, card = str(REPOSITORY / "recipes/compare.yaml"), str(tmp_path / "mine.yaml")
+    shutil.copy(REPOSITORY / "recipes/tasks/copy_me.yaml", card)
     for setup in ("qlora_24gb", "lora_80gb", "full_8gpu"):
         file = str(REPOSITORY / f"recipes/setups/{setup}.yaml")
-        (args,) = parse_recipe([recipe, "--setup", file, "--task", "mine.yaml"], CompareArguments)
-        assert shared(args) == ["--task", "mine.yaml", "--setup", file]
+        (args,) = parse_recipe([recipe, "--setup", file, "--task", card], CompareArguments)
+        assert shared(args) == ["--task", card, "--setup", file]
         if setup != "full_8gpu":  # of bf16 weights: refused in one process (test_full_precision.py)
             compare.check(args)
     (args,) = parse_recipe([recipe], CompareArguments)
@@ -228,6 +229,7 @@ class TestMessages:
         with pytest.raises(UserError) as caught:
             sft.main([str(copy / "direct.yaml"), "--task", str(toy_set[0])])
         assert f"no processor could be loaded from 'toy/base' {folders}: " in str(caught.value)
+        assert str(caught.value).endswith("; make the base with: make base")
         with pytest.raises(UserError) as caught:
             sft.main([str(copy / "direct.yaml"), "--task", "mine.yaml"])
         assert f"'mine.yaml' does not exist (looked for in '{tmp_path}'); recipes" in str(caught.value)

@@ -66,16 +66,16 @@ def test_sigterm_reaches_the_training_processes_and_not_their_launcher(cluster: 
         "    os._exit(0)\n"
         "signal.signal(signal.SIGTERM, stop)\n"
         "place.write_text('ready')\n"
-        "time.sleep(120)\n"
+        "time.sleep(600)\n"
     )
     job = subprocess.Popen(["bash", str(SCRIPT), str(entry), "none.yaml"], cwd=REPOSITORY, env=cluster)
-    ranks, deadline = [tmp_path / "rank0", tmp_path / "rank1"], time.time() + 120
+    ranks, deadline = [tmp_path / "rank0", tmp_path / "rank1"], time.time() + 300
     try:
         while not all(rank.is_file() and rank.read_text() == "ready" for rank in ranks):
             assert time.time() < deadline and job.poll() is None
             time.sleep(0.1)
         job.send_signal(signal.SIGTERM)
-        assert job.wait(timeout=90) == 0
+        assert job.wait(timeout=300) == 0
     finally:
         job.kill()
     assert [rank.read_text() for rank in ranks] == ["stopped", "stopped"]

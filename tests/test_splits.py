@@ -121,7 +121,7 @@ row_lists = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     rows=row_lists,
     validation=st.sampled_from([0, 0.1, 0.15, 0.3]),
@@ -144,7 +144,7 @@ def test_splits_are_a_partition_by_groups_for_any_order(
     assert again == {row["id"]: row["split"] for row in out}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(counts=st.lists(st.integers(3, 60), min_size=1, max_size=5), seed=st.integers(0, 9))
 def test_single_clips_miss_their_shares_by_one_at_most(counts: list[int], seed: int) -> None:
     found = count(assign_splits(make_rows(*counts), validation=0.15, test=0.15, seed=seed))

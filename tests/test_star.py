@@ -190,9 +190,12 @@ def test_recipes_that_are_no_star(recipe: Path, tmp_path: Path, part: str, chang
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--cycles", "0"], "cycles is 0"),
-        (["--min_rise", "2"], "min_rise 2"),
+        (["--cycles", "0"], "'cycles' is 0 but must be at least 1"),
+        (["--min_rise", "2"], "'min_rise' is 2.0 but must be a share"),
         (["--rationales", ""], "'rationales' is"),
+        (["--seed", "-1"], "^the command line: 'seed' is -1 but must be from 0 to below 2"),
+        (["--draw", "-1", "--shots", "2"], "'draw' is -1 but must be at least 0"),
+        (["--launch", "nowhere.yaml"], "the launch file 'nowhere.yaml' does not exist"),
     ],
 )
 def test_options_that_make_no_sense(recipe: Path, words: list[str], message: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from rbft_trl.data.jsonl import read_jsonl
+from rbft_trl.errors import UserError
 from toy import evidence, star_answers
 
 CYCLE = {"clips": 8, "generated": 2, "rationalised": 3, "dropped": 3, "reasons": {}}
@@ -38,6 +39,9 @@ def test_each_model_is_evaluated_once_and_kept(
     assert row["cycles"][1] == {"cycle": 1, "clips": 8, "generated": 2, "rationalised": 3, "dropped": 3}
     line = "| number | 0 | 2, 3, 3; 2, 3, 3 | 25.0 (20.0-30.0) | 25.0 | 25.0 (20.0-30.0) | 25.0 (20.0-30.0) | 10.0 |"
     assert line in capsys.readouterr().out
+    monkeypatch.setattr(star_answers, "settings_of", lambda kind: "another")
+    with pytest.raises(UserError, match="the run of 'number', seed 0 was made with other recipes"):
+        star_answers.main(["--kinds", "number", "--seeds", "2"])
     monkeypatch.setattr(evidence, "RESULTS", tmp_path / "results")
     evidence.main(["--tables"])
     assert line in capsys.readouterr().out

@@ -12,9 +12,10 @@ from rbft_trl.errors import UserError
 from rbft_trl.evidence.conclusion import conclude
 from rbft_trl.evidence.intervals import mcnemar
 from rbft_trl.evidence.metrics import compute_metrics
+from rbft_trl.evidence.novel import harmonic
 from rbft_trl.evidence.outcomes import Outcomes, from_predictions, read_outcomes
-from rbft_trl.evidence.stats import compare_all, compare_arms, harmonic, mean_sd, role_of, summarise
-from rbft_trl.evidence.table import short
+from rbft_trl.evidence.stats import compare_all, compare_arms, mean_sd, role_of, summarise
+from rbft_trl.evidence.table import short, text_of_left_out
 
 NAMES = ["a", "b"]
 
@@ -183,6 +184,11 @@ def cell(file: Path, predictions: list[dict[str, Any]], **more: Any) -> dict[str
 
 @pytest.fixture
 def comparison(tmp_path: Path) -> dict[str, Any]:
+    """Two draws, with files of their own."""
+    return two_draws(tmp_path)
+
+
+def two_draws(tmp_path: Path) -> dict[str, Any]:
     """Three trained arms and a probe, two draws; each was evaluated on another domain and on novel classes."""
     made = {}
     for arm, gain in (("direct", 0), ("rbft", 20), ("shuffled", 0), ("probe", 5)):
@@ -229,6 +235,26 @@ def test_summarise_reads_the_files_and_fills_the_comparison(comparison: dict[str
     assert lines[-1] == "100 test clips, 2 draws; chance 50.0 %, majority class 100.0 %"
 
 
+def test_a_table_tells_the_draws_of_an_arm_where_arms_differ(comparison: dict[str, Any]) -> None:
+    """Else rows of two draws would stand above "10 draws"; and too few sources are told below it."""
+    assert "draws" not in summarise(comparison, names=NAMES)["table"].splitlines()[0]
+    comparison["arms"]["probe"]["draws"].pop()
+    lines = summarise(comparison, names=NAMES)["table"].splitlines()
+    assert lines[0].split()[:3] == ["arm", "draws", "accuracy"]
+    assert [line.split()[1] for line in lines[1:5]] == [
+        "2",
+        "2",
+        "2",
+        "1",
+    ] and "100 test clips, 1 to 2 draws;" in lines[-1]
+    for entry in comparison["arms"].values():
+        for drawn in entry["draws"]:
+            path = Path(drawn["predictions"])
+            path.write_text(re.sub(r'"group": "[^"]*"', '"group": "one"', path.read_text()))
+    *_, last = summarise(comparison, names=NAMES)["table"].splitlines()
+    assert last == "test clips of 1 source are too few: do not trust intervals and p"
+
+
 def test_other_cards_are_domain_shift_or_novel_classes(comparison: dict[str, Any]) -> None:
     got = summarise(comparison, names=NAMES)["elsewhere"]
     assert list(got) == ["there.yaml", "novel.yaml"]
@@ -239,6 +265,12 @@ def test_other_cards_are_domain_shift_or_novel_classes(comparison: dict[str, Any
     figures = got["novel.yaml"]["arms"]["rbft"]["base_to_novel"]
     assert (figures["base"], figures["novel"]) == (pytest.approx(0.3), pytest.approx(0.6))
     assert figures["harmonic_mean"] == pytest.approx(0.4) and 0.3 < figures["interval"][0] < 0.4
+    why = "not evaluated there (only label scores can be asked for on another card)"
+    assert [found["left_out"] for found in got.values()] == [{"probe": why}] * 2
+    del comparison["arms"]["shuffled"]["draws"][1]["elsewhere"]["there.yaml"]
+    got = summarise(comparison, names=NAMES)["elsewhere"]
+    assert got["there.yaml"]["left_out"] == {"shuffled": "not all of its draws were evaluated there", "probe": why}
+    assert text_of_left_out(got["novel.yaml"]["left_out"] | {"heads": why}) == [f"probe, heads - {why}"]
 
 
 def test_the_harmonic_mean_covers_the_draws() -> None:

@@ -27,6 +27,7 @@ from rbft_trl.model.stop import readers_told
 from rbft_trl.stopping import Stopped, listening, one_part
 from tests.helpers import REPOSITORY, toy_recipe
 
+DEADLINE = 300  # s; four runs of two processes take 80 s alone, and a busy machine is no failure
 HARD = {
     "max_steps": 24,
     "per_device_train_batch_size": 2,
@@ -68,7 +69,7 @@ class Run:
         return psutil.Process(self.process.pid).children()
 
     def until(self, reached: Callable[[], bool]) -> None:
-        deadline = time.time() + 120
+        deadline = time.time() + DEADLINE
         while not reached():
             assert self.process.poll() is None and time.time() < deadline, self.told[-3000:]
             time.sleep(0.01)
@@ -78,8 +79,8 @@ class Run:
 
     def end(self, *processes: psutil.Process) -> int:
         for process in processes:
-            process.wait(timeout=60)  # a launcher may be gone before its worker
-        return self.process.wait(timeout=60)
+            process.wait(timeout=DEADLINE)  # a launcher may be gone before its worker
+        return self.process.wait(timeout=DEADLINE)
 
 
 def same_weights(one: Path, two: Path) -> bool:

@@ -1,6 +1,7 @@
 """Rebuilding a label from the reasoning, and agreement of samples: known answers, planted faults, refusals."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,21 @@ def test_a_larger_margin_keeps_fewer_of_few_texts(capsys: pytest.CaptureFixture[
     kept = [int(line.split("texts [")[1].split("]")[0]) for line in lines]
     assert all(line.startswith("few, margin ") and "of [9] texts" in line for line in lines) and len(kept) == 4
     assert kept == sorted(kept, reverse=True) and kept[0] > kept[-1]
+
+
+def test_the_benchmark_tells_what_it_cannot_read(tmp_path: Path) -> None:
+    file, truth = tmp_path / "r.jsonl", tmp_path / "truth.jsonl"
+    file.write_text('{"id": "a", "label": null, "text": "one thing"}\n{"id": "b"}\n')
+    for words, message in (
+        (["nowhere.jsonl"], "the file 'nowhere.jsonl' does not exist; correct its path"),
+        ([str(file)], r"r\.jsonl:2: this is no rationale of a class of .*toy\.yaml"),
+    ):
+        with pytest.raises(UserError, match=message):
+            student.main(words)
+    file.write_text(file.read_text().splitlines()[0])
+    truth.write_text('{"id": "a", "label": "cat"}')
+    with pytest.raises(UserError, match=r"truth\.jsonl has no class of .*toy\.yaml for clip 'a'"):
+        student.main([str(file), "--truth", str(truth)])
 
 
 def test_what_argues_for_another_class_and_what_says_nothing_is_dropped() -> None:

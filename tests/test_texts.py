@@ -1,5 +1,6 @@
 """Texts that stand in for rationales: what each control keeps and destroys, and that stage 1 takes them."""
 
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ import pytest
 import torch
 
 from rbft_trl import sft, texts
+from rbft_trl.compare_config import CompareArguments
 from rbft_trl.configs import DataArguments
 from rbft_trl.data.jsonl import read_json, read_jsonl
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
 from rbft_trl.evidence import controls
+from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Task, open_task
 from tests.helpers import REPOSITORY, base_arguments, toy_recipe
 
@@ -29,6 +32,43 @@ OWN = [
     sample("b", "dorvan", "two small blue squares moving left.\nClassification: miloren", verdict="dropped"),
     sample("c", None, "a large thing moving up.\nClassification: tishem"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"id": "b", "text": ', r":4 is not JSON .*; correct the line, or write the file anew"),
+        ('{"text": "a thing"}', r":4: 'id' is None but must be the id of a clip, as text"),
+        ('{"id": 7, "text": "a thing"}', r":4: 'id' is 7 but must"),
+        ('{"id": "a", "text": "a thing"}', r":4: clip 'a' stands twice; remove one"),
+    ],
+)
+def test_a_file_of_true_descriptions_is_the_users(line: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "truth.jsonl").write_text(f'{{"id": "a", "text": "one"}}\n\n\n{line}\n')
+    with pytest.raises(UserError, match=rf"truth\.jsonl{words}"):
+        texts.read_truth(str(tmp_path / "truth.jsonl"))
+
+
+def test_the_docs_show_a_file_of_true_descriptions_and_its_command(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs/compare.md").read_text(encoding="utf-8")
+    section = page.partition("## An oracle of your own\n")[2].partition("\n## ")[0]
+    (tmp_path / "truth.jsonl").write_text(section.partition("```json\n")[2].partition("```")[0])
+    truth = texts.read_truth(str(tmp_path / "truth.jsonl"))
+    rows = [{"id": name, "video": name, "label": label} for name, label in zip(truth, ("dorvan", None), strict=True)]
+    made = controls.oracle_samples(rows, {name: row["text"] for name, row in truth.items()}, CARD)
+    assert [s["verdict"] for s in made] == ["kept", "unlabelled"] and made[0]["text"].endswith(
+        "Classification: dorvan"
+    )
+    script, *words = shlex.split(section.partition("```bash\npython ")[2].partition("```")[0].replace("\\\n", ""))
+    (args,) = parse_recipe([str(REPOSITORY / words[0]), *words[1:]], CompareArguments)
+    assert script == "rbft_trl/compare.py" and "oracle" in args.arms and args.oracle_texts
+    assert "docs/compare.md#an-oracle-of-your-own" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_true_description_is_text() -> None:
+    rows = [{"id": "a", "video": "v", "label": None}]
+    with pytest.raises(UserError, match="the text of clip 'a' is 7; write it in quotes"):
+        controls.oracle_samples(rows, {"a": 7}, CARD)
 
 
 def test_permuted_words_are_the_same_words_in_another_order() -> None:
@@ -69,6 +109,16 @@ def test_pseudo_labels_keep_the_sure_ones() -> None:
     made = controls.pseudo_labels(rows, scores, CARD, False, min_score=0.6)
     assert [(s["id"], s["text"]) for s in made] == [("a", "dorvan"), ("b", "miloren")]
     assert made[0]["prompt"] == CARD.label_prompt(definitions=False)
+
+
+def test_a_definition_with_a_final_line_is_refused_as_what_it_is() -> None:
+    rows = [{"id": "a", "video": "a", "label": "dorvan"}]
+    with pytest.raises(
+        UserError, match="the definition in the task card: the text of clip 'a' holds 'Classification:'"
+    ):
+        controls.oracle_samples(
+            rows, {"a": "It moves.\nClassification: dorvan"}, CARD, source="the definition in the task card"
+        )
 
 
 def test_subsets_are_nested_and_keep_every_label() -> None:
@@ -123,6 +173,10 @@ def test_stage_1_takes_every_kind(task: Task, toy_set: tuple[Path, Path], smoke_
         file = tmp_path / f"{kind}.jsonl"
         texts.make_texts(kind, task, file, settings=settings, truth=truth, base=base, seed=0)
         assert read_json(file.with_suffix(".summary.json"))["texts"] == kind
+        if kind == "definition":
+            made = read_jsonl(file)
+            assert len(made) == 2 * 8 and {s["label"] for s in made} == set(CARD.names)
+            assert {s["text"] for s in made} == {f"{CARD.labels[n]}\n{CARD.final_line(n)}" for n in CARD.names}
         recipe = toy_recipe("stage1", tmp_path, toy_set[0], smoke_base, output_dir=tmp_path / kind, **quick)
         record = sft.main([recipe, "--rationales", str(file)])
         assert record["steps"] == 1 and record["tokens"] > 0 and record["flops"] > 0

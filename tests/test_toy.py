@@ -45,6 +45,11 @@ def test_other_settings_in_the_same_folder_are_refused(toy_set: tuple[Path, Path
         make_clips(["--out", str(toy_set[1]), "--shift", "0.9", "--workers", "1"])
     with pytest.raises(UserError, match="--shift is 2"):
         make_clips(["--out", str(toy_set[1]), "--shift", "2"])
+    with pytest.raises(UserError, match="--pool is -1 but must be at least 0"):
+        make_clips(["--out", str(toy_set[1]), "--pool", "-1"])
+    nothing = ["--labelled", "0", "--pool", "0", "--validation", "0", "--test", "0"]
+    with pytest.raises(UserError, match="are all 0, so no clip would be made; raise one"):
+        make_clips(["--out", str(toy_set[1]), *nothing])
 
 
 def test_shift_changes_the_look_and_not_the_truth() -> None:

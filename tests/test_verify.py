@@ -229,7 +229,7 @@ PIECES = [
 TEXTS = st.one_of(st.text(max_size=80), st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(TEXTS, st.sampled_from([None, *CARD.names]), st.booleans(), st.sampled_from("ab")), max_size=6),
     st.sampled_from(["none", "label_match", "all"]),

@@ -36,7 +36,7 @@ def naive(path: Path, indices: np.ndarray, height: int, width: int) -> np.ndarra
 # --- which frames, which size -------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(total=st.integers(1, 4000), video_fps=st.floats(0.5, 240), half=st.integers(1, 40))
 def test_uniform_indices_equal_qwen_vl_utils(total: int, video_fps: float, half: int) -> None:
     found = sample_indices(total, video_fps, FrameSettings(num_frames=2 * half))
@@ -50,7 +50,7 @@ def test_uniform_indices_equal_qwen_vl_utils(total: int, video_fps: float, half:
         assert found.tolist() == torch.linspace(0, total - 1, taken).round().long().tolist()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     total=st.integers(1, 4000),
     video_fps=st.floats(0.5, 240),
@@ -76,7 +76,7 @@ def test_short_clips_repeat_the_last_frame(total: int, expected: list[int]) -> N
     assert sample_indices(total, 8.0, FrameSettings(num_frames=4)).tolist() == expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     height=st.integers(1, 4000),
     width=st.integers(1, 4000),

@@ -5,15 +5,13 @@ right recipes at the end show.
 """
 
 import csv
+import functools
 import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -26,9 +24,10 @@ from rbft_trl.data.splits import draw_shots
 from rbft_trl.data.task import TaskCard
 from rbft_trl.model.loading import base_fingerprint
 from rbft_trl.model.provenance import weights_fingerprint, write_record
+from tests.forked import run_forked
 from tests.helpers import FRAMES, REPOSITORY, toy_recipe
 
-Done = subprocess.CompletedProcess[str]
+Done = CompletedProcess[str]
 WEIGHTS_OPENED = ("SafetensorError", "no model could be loaded from")
 TOO_LONG = "sft.py direct.yaml --max_length 60 --output_dir out/long"
 
@@ -241,21 +240,15 @@ def make_parents(folder: Path, card: TaskCard, base: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def commands(place: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Done]]]:
-    """The commands of the chosen tests, two at a time: most of each is the import of the libraries."""
+def commands(place: Path) -> Callable[[str], Done]:
+    """Runs a command once, whichever tests ask for it."""
 
+    @functools.cache
     def run(command: str) -> Done:
         script, *words = command.split()
-        argv = [sys.executable, str(REPOSITORY / "rbft_trl" / script), *words]
-        return subprocess.run(
-            argv, cwd=place, env=os.environ, capture_output=True, text=True, timeout=300, check=False
-        )
+        return run_forked(REPOSITORY / "rbft_trl" / script, *words, cwd=place)
 
-    items = [item for item in request.session.items if item.path == Path(__file__) and hasattr(item, "callspec")]
-    chosen = dict.fromkeys(item.callspec.params["command"] for item in items)
-    with ThreadPoolExecutor(2) as pool:
-        yield {command: pool.submit(run, command) for command in chosen}
-        pool.shutdown(cancel_futures=True)
+    return run
 
 
 def sentence(done: Done) -> str:
@@ -270,31 +263,31 @@ def sentence(done: Done) -> str:
 @pytest.mark.parametrize(
     ("command", "words"), [pytest.param(*case, id=name.replace(" ", "_")) for name, case in COMMANDS.items()]
 )
-def test_one_sentence_and_no_weights(commands: dict[str, Future[Done]], command: str, words: list[str]) -> None:
-    done = commands[command].result()
+def test_one_sentence_and_no_weights(commands: Callable[[str], Done], command: str, words: list[str]) -> None:
+    done = commands(command)
     said = sentence(done)
     for word in words:
         assert word in said
     assert not any(trace in done.stderr for trace in WEIGHTS_OPENED)
 
 
-def test_refused_commands_write_nothing(commands: dict[str, Future[Done]], place: Path) -> None:
-    for command in commands.keys() - set(RIGHT):
-        commands[command].result()
+def test_refused_commands_write_nothing(commands: Callable[[str], Done], place: Path) -> None:
+    for command, _ in COMMANDS.values():
+        commands(command)
     assert {path.name for path in (place / "out").glob("*")} <= {"stage1", "stage2", "eval", "long"}
     assert not (place / "outputs").exists()
 
 
 @pytest.mark.parametrize("command", [TOO_LONG])
 def test_too_long_rows_leave_the_folder_free_for_the_next_try(
-    commands: dict[str, Future[Done]], command: str, place: Path
+    commands: Callable[[str], Done], command: str, place: Path
 ) -> None:
-    sentence(commands[command].result())
+    sentence(commands(command))
     assert not (place / "out/long").exists()
 
 
 @pytest.mark.parametrize("command", RIGHT)
-def test_the_right_recipe_gets_as_far_as_the_weights(commands: dict[str, Future[Done]], command: str) -> None:
+def test_the_right_recipe_gets_as_far_as_the_weights(commands: Callable[[str], Done], command: str) -> None:
     """So every recipe above is refused for its mistake alone, and whoever opened the weights was seen."""
-    done = commands[command].result()
+    done = commands(command)
     assert done.returncode != 0 and any(trace in done.stderr for trace in WEIGHTS_OPENED), done.stderr[-3000:]

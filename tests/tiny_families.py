@@ -6,7 +6,13 @@ The tokenizer is the toy base's own; sizes are as small as the families' layouts
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 from transformers.models.qwen2_5_vl import Qwen2_5_VLConfig, Qwen2_5_VLProcessor
 from transformers.models.qwen2_vl import Qwen2VLConfig, Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
 from transformers.models.qwen3_5 import Qwen3_5Config
@@ -22,6 +28,11 @@ THINKING = (
     "{%- if add_generation_prompt -%}{%- if enable_thinking is defined and enable_thinking is false -%}"
     "{{- '<think>\n\n</think>\n\n' -}}{%- else -%}{{- '<think>\n' -}}{%- endif -%}{%- endif -%}"
 )
+
+
+def layers_to_wrap(model: PreTrainedModel) -> list[str]:
+    """Class names of the repeated layers of language model and tower, which FSDP wraps; the model names them."""
+    return sorted({type(module).__name__ for module in model.modules()} & set(model._no_split_modules))
 
 
 def frame_settings(family: str) -> FrameSettings:

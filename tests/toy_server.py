@@ -107,10 +107,10 @@ class Remote:
         self.root, self.url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}/v1"
 
     def script(self, **script: Any) -> None:
-        requests.post(f"{self.root}/script", json=script, timeout=10).raise_for_status()
+        requests.post(f"{self.root}/script", json=script, timeout=120).raise_for_status()
 
     def log(self) -> dict[str, Any]:
-        return requests.get(f"{self.root}/log", timeout=10).json()
+        return requests.get(f"{self.root}/log", timeout=120).json()
 
 
 def split_frames(url: str) -> list[str]:

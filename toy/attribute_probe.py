@@ -17,10 +17,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rbft_trl.data.jsonl import read_jsonl, write_jsonl
-from rbft_trl.errors import run_entry
+from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.stats import mean_sd
 from rbft_trl.model.loading import load_for_inference
 from rbft_trl.model.probe import features_of, reader
+from rbft_trl.model.provenance import read_record
 from toy.captions import open_toy
 from toy.domains import DOMAINS
 from toy.measure import Share, share
@@ -60,7 +61,7 @@ def probe_attributes(
     return {name: share(found) for name, found in right.items()} | {"all": share(every)}
 
 
-def probe_cells(run: Path, kept: Path, card: str, draws: range) -> None:
+def probe_cells(run: Path, kept: Path, card: str, draws: range, settings: dict[str, str]) -> None:
     """Probes the base, and what stage 1 (or direct SFT) left of every cell of a comparison; finished ones are kept.
 
     Args:
@@ -68,8 +69,15 @@ def probe_cells(run: Path, kept: Path, card: str, draws: range) -> None:
         kept (`Path`): results/NAME.attributes.jsonl: one line per cell with the share of each attribute.
         card (`str`): Its task card.
         draws (`range`): Of which draws.
+        settings (`dict[str, str]`): What each arm was made with (rbft_trl/compared.py), and under "" the base.
+
+    Raises:
+        UserError: if a line that was kept is of an arm that was made otherwise.
     """
     lines: list[dict[str, Any]] = read_jsonl(kept) if kept.is_file() else []
+    made = {**settings, BASE: settings[""]}
+    if other := next((line["arm"] for line in lines if line["settings"] != made.get(line["arm"])), None):
+        raise UserError(f"{kept}: '{other}' was made with other settings than now; delete the file to probe all again")
     done = {(line["arm"], line["draw"]) for line in lines}
     cells: list[tuple[str, int | None, Path | None]] = [(BASE, None, None)]
     for draw in draws:
@@ -79,8 +87,9 @@ def probe_cells(run: Path, kept: Path, card: str, draws: range) -> None:
     for number, (arm, draw, stage) in enumerate(left, start=1):
         print(f"[{number}/{len(left)}] attributes after draw {draw}: {arm}", flush=True)
         found = probe_attributes(card, str(stage) if stage else None)
-        lines.append({"arm": arm, "draw": draw, "n": found["all"]["n"] // len(ATTRIBUTES)})
-        lines[-1]["right"] = {name: round(one["share"], 4) for name, one in found.items()}
+        right = {name: round(one["share"], 4) for name, one in found.items()}
+        clips = found["all"]["n"] // len(ATTRIBUTES)
+        lines.append({"arm": arm, "draw": draw, "settings": made[arm], "n": clips, "right": right})
         write_jsonl(kept, sorted(lines, key=lambda line: (line["draw"] is not None, line["draw"], line["arm"])))
 
 
@@ -99,6 +108,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--domain", choices=list(DOMAINS), default="far")
     parser.add_argument("--checkpoint", nargs="*", default=[], help="folders of trained stages")
     args = parser.parse_args(argv)
+    for checkpoint in args.checkpoint:
+        read_record(checkpoint)  # told before the first of them is probed
     card = str(REPOSITORY / "recipes/tasks" / DOMAINS[args.domain].card)
     print("| model | " + " | ".join([*ATTRIBUTES, "all"]) + " |\n" + "|---" * (len(ATTRIBUTES) + 2) + "|")
     for checkpoint in [None, *args.checkpoint]:

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rbft_trl.data.jsonl import make_folder, write_json, write_jsonl, write_text
-from rbft_trl.errors import UserError, run_entry
+from rbft_trl.errors import UserError, at_least, run_entry
 from toy.domains import DOMAINS, Domain
 from toy.scenes import FPS, SIDE, Background, Scene, draw_background, draw_scene, render
 
@@ -104,10 +104,12 @@ def read_arguments(argv: list[str]) -> argparse.Namespace:
     args.shift = domain.shift if args.shift is None else args.shift
     if not 0 <= args.shift <= 1:
         raise UserError(f"--shift is {args.shift} but must lie between 0 and 1")
-    if min(args.labelled, args.pool, args.validation, args.test) < 0:
-        raise UserError("--labelled, --pool, --validation and --test must be at least 0; correct the one that is not")
-    if args.seed < 0 or args.workers < 1:
-        raise UserError(f"--seed is {args.seed} (at least 0) and --workers {args.workers} (at least 1); correct them")
+    counts = {key: getattr(args, key) for key in ("labelled", "pool", "validation", "test")}
+    at_least(0, **counts)
+    if not any(counts.values()):
+        raise UserError("--labelled, --pool, --validation and --test are all 0, so no clip would be made; raise one")
+    at_least(0, seed=args.seed)
+    at_least(1, workers=args.workers)
     return args
 
 

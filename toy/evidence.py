@@ -17,6 +17,7 @@ from rbft_trl import compare
 from rbft_trl.data.jsonl import read_jsonl
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.results import merge_results, read_results
+from rbft_trl.evidence.table import text_of_left_out, text_of_rung
 from rbft_trl.evidence.yields import ROUTES
 from toy import star_answers
 from toy.attribute_probe import attributes, probe_cells
@@ -39,9 +40,19 @@ ALL = [
     "rbft_rebuild",
     "permuted",
 ]
-ALL += ["other_hint", "oracle_guideline", "captions", "pseudo_labels", "playing_order", "play_count"]
+ALL += ["other_hint", "oracle_guideline", "definition", "captions", "pseudo_labels", "playing_order", "play_count"]
 ALL += ["rationale_label", "label_rationale", "joint"]
-ONE_TARGET = ["probe", "direct", "rbft", "checklist", "rationale_label", "label_rationale", "joint", "oracle"]
+ONE_TARGET = [
+    "probe",
+    "direct",
+    "rbft",
+    "definition",
+    "checklist",
+    "rationale_label",
+    "label_rationale",
+    "joint",
+    "oracle",
+]
 LONGER = ["direct", "rbft", "star"]  # no single last stage to try values in
 
 
@@ -54,6 +65,7 @@ class Run:
         arms (`list[str]`, *optional*): Files of recipes/arms; the cells of the ladder if None.
         shots (`list[int]`, *optional*): Labels per class; the recipes' own if None.
         draws (`int`, *optional*, defaults to 10): At most; the other domains repeat what *far* asks on ten.
+        few (`int`, *optional*, defaults to 10): Draws of the arms that the sentence does not need (all but `MAIN`).
         trials (`bool`, *optional*, defaults to `True`): Whether each arm chooses as recipes/toy/compare.yaml says.
     """
 
@@ -61,28 +73,37 @@ class Run:
     arms: list[str] | None
     shots: list[int] | None = None
     draws: int = 10
+    few: int = 10
     trials: bool = True
+
+    def chunks(self, *, seeds: int, first: int) -> list[tuple[list[str] | None, range]]:
+        """The draws from `first` on, at most `seeds` of them: those of all arms, then those of `MAIN` alone."""
+        last = min(first + seeds, self.draws)
+        both = min(max(self.few, first), last)
+        chunks = [(self.arms, range(first, both)), ([*UNTRAINED, *MAIN], range(both, last))]
+        return [chunk for chunk in chunks if chunk[1]]
 
 
 # Every arm that there is, on one domain: only its card has a checklist. The toy base's texts are shorter than 20
 # tokens, so that label_rationale_20, _60 and _150 would be label_rationale again.
 FAR = [*ALL, "checklist", "zero_shot_definitions", "in_context"]
 FAR += ["rbft_blind", "rbft_unchecked", "rbft_all_checks"]
-DRAWS = {"far": 10, "disputed": 5}  # five are the fewest that may say "cannot help", as the negative control should
-RUNS = {f"arms_{name}": Run(name, FAR if name == "far" else ALL, draws=DRAWS.get(name, 3)) for name in DOMAINS}
-RUNS |= {f"star_{name}": Run(name, LONGER, draws=DRAWS.get(name, 3), trials=False) for name in DOMAINS}
-RUNS["star_far"] = Run("far", [*LONGER, "rationale_only"], [2, 4, 8, 16], draws=5, trials=False)
+# Five draws are the fewest that may say "cannot help", as the negative control, *disputed*, should.
+RUNS = {f"arms_{name}": Run(name, ALL, draws=5, few=2) for name in DOMAINS}
+RUNS |= {"arms_far": Run("far", FAR, few=3), "arms_disputed": Run("disputed", ALL, few=2)}
+RUNS |= {f"star_{name}": Run(name, LONGER, draws=2, trials=False) for name in DOMAINS}
+RUNS["star_far"] = Run("far", [*LONGER, "rationale_only"], [2, 4, 8, 16], draws=3, trials=False)
 # Sixteen times the labels of 8 shots are 1,024 clips, which is what there is.
 RUNS["ladder_far"] = Run("far", None, [8], trials=False)
-RUNS["shots_far"] = Run("far", ONE_TARGET, [2, 4, 8, 16], draws=5)
+RUNS["shots_far"] = Run("far", ONE_TARGET, [2, 4, 8, 16], draws=3)
 
 
-def command(name: str, *, seeds: int, first: int) -> list[str]:
-    """The words of rbft_trl/compare.py for a comparison."""
+def command(name: str, arms: list[str] | None, draws: range) -> list[str]:
+    """The words of rbft_trl/compare.py for some draws of a comparison."""
     run, out = RUNS[name], REPOSITORY / f"outputs/toy/{name}"
     domain = DOMAINS[run.domain]
     folder = out / "arms" if run.arms is None else REPOSITORY / "recipes/arms"
-    arms = write_arms(folder) if run.arms is None else run.arms
+    arms = write_arms(folder) if run.arms is None else arms
     words = [str(REPOSITORY / "recipes/toy/compare.yaml"), "--arms", f"[{', '.join(arms)}]"]
     words += [
         "--arms_folder",
@@ -90,9 +111,9 @@ def command(name: str, *, seeds: int, first: int) -> list[str]:
         "--output_dir",
         str(out),
         "--seeds",
-        str(seeds),
+        str(len(draws)),
         "--first_draw",
-        str(first),
+        str(draws.start),
     ]
     words += ["--task", str(REPOSITORY / "recipes/tasks" / domain.card)]
     words += ["--oracle_texts", str(REPOSITORY / "outputs/toy" / domain.folder / "attributes.jsonl")]
@@ -107,41 +128,61 @@ def make_clips(domain: str) -> None:
 
 
 def execute(name: str, *, seeds: int, first: int) -> None:
-    """Runs a comparison in two processes of one thread each, then gathers, and adds its draws to results/."""
+    """Runs draws of a comparison, and adds them to results/; of a ladder it probes what the models see."""
     run = RUNS[name]
+    if not (chunks := run.chunks(seeds=seeds, first=first)):
+        print(f"'{name}' has draws 0 to {run.draws - 1}, so none is run from draw {first} on", flush=True)
+        return
     make_clips(run.domain)
-    words = command(name, seeds=seeds, first=first)
+    for arms, draws in chunks:
+        in_two_processes(name, command(name, arms, draws), most=len(draws))
+        RESULTS.mkdir(exist_ok=True)
+        kept = RESULTS / f"{name}.jsonl"
+        merge_results(kept, [*([kept] if kept.is_file() else []), REPOSITORY / f"outputs/toy/{name}/results.jsonl"])
+        if run.arms is None:
+            rung, card = f"outputs/toy/{name}/shots{run.shots[0]}", f"recipes/tasks/{DOMAINS[run.domain].card}"
+            probed, settings = RESULTS / f"{name}.attributes.jsonl", read_jsonl(kept)[0]["settings"]
+            of = range(draws.start, min(draws.stop, PROBED))
+            probe_cells(REPOSITORY / rung, probed, str(REPOSITORY / card), of, settings)
+
+
+def in_two_processes(name: str, words: list[str], *, most: int) -> None:
+    """One comparison: its draws in two processes of one thread each (at `most` as many as draws), then gathered."""
     script, one = str(REPOSITORY / "rbft_trl/compare.py"), os.environ | {"OMP_NUM_THREADS": "1"}
     parts = [
-        subprocess.Popen([sys.executable, script, *words, "--part", f"{part}/2"], env=one)
-        for part in (1, 2)[: min(seeds, 2)]
+        subprocess.Popen([sys.executable, script, *words, "--part", f"{part}/2"], env=one) for part in (1, 2)[:most]
     ]
     codes = [process.wait() for process in parts]
     if any(codes):
         raise UserError(f"'{name}' was stopped or failed (exit codes {codes}); the same command goes on")
     compare.main(words)
-    RESULTS.mkdir(exist_ok=True)
-    kept = RESULTS / f"{name}.jsonl"
-    merge_results(kept, [*([kept] if kept.is_file() else []), REPOSITORY / f"outputs/toy/{name}/results.jsonl"])
-    if run.arms is None:
-        rung, card = f"outputs/toy/{name}/shots{run.shots[0]}", f"recipes/tasks/{DOMAINS[run.domain].card}"
-        draws = range(first, min(first + seeds, PROBED))
-        probe_cells(REPOSITORY / rung, RESULTS / f"{name}.attributes.jsonl", str(REPOSITORY / card), draws)
 
 
 def tables(names: list[str]) -> None:
-    """Prints what the committed results say."""
+    """Prints what the committed results say: of all arms, and where these have fewer draws, of the main ones alone."""
     for name in names:
         file = RESULTS / f"{name}.jsonl"
         if not file.is_file():
             print(f"\n## {name}\n\nnot measured")
             continue
         comparison = read_results(file)
-        for rung in comparison["rungs"]:
-            print(f"\n## {name}, {rung['shots']} shots\n\n{rung['table']}\n\n{rung['sentence']}\n\n{yields(rung)}")
+        if name.startswith("arms_"):
+            print_rungs(f"{name}, the question alone", read_results(file, [*UNTRAINED, *MAIN]))
+        print_rungs(name, comparison, sentence=RUNS[name].arms is not None)
         if RUNS[name].arms is None:
             probed = RESULTS / f"{name}.attributes.jsonl"
             print("\n" + table(comparison, attributes(read_jsonl(probed)) if probed.is_file() else {}))
+
+
+def print_rungs(title: str, comparison: dict[str, Any], *, sentence: bool = True) -> None:
+    """Table, sentence and yields of a comparison at each number of shots. The sentence of a ladder would be of direct
+    SFT with the tower alone, and not of the same parts."""
+    for rung in comparison["rungs"]:
+        lost = "".join(f"left out: {line}\n" for line in text_of_left_out(rung.get("left_out", {})))
+        print(f"\n## {title}, {rung['shots']} shots\n\n{rung['table']}\n{lost}")
+        print(f"{rung['sentence']}\n\n{yields(rung)}" if sentence else "")
+    for lost in comparison["rungs_left_out"]:
+        print(f"{title}, {lost['shots']} shots: {text_of_rung(lost)}")
 
 
 def yields(comparison: dict[str, Any]) -> str:
@@ -166,7 +207,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--tables", action="store_true", help="run nothing, read results/ alone")
     args = parser.parse_args(argv)
     for name in [] if args.tables else args.run:
-        execute(name, seeds=min(args.seeds, RUNS[name].draws), first=args.first_draw)
+        execute(name, seeds=args.seeds, first=args.first_draw)
     tables(args.run)
     if args.run == list(RUNS):  # everything
         if not args.tables:

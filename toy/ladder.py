@@ -1,7 +1,8 @@
-"""Where rationales pay: text of stage 1 x clips in stage 1 x parts that LoRA trains there, each against direct SFT.
+"""Where rationales pay: text of stage 1 x clips in stage 1 x parts that LoRA trains there, each against direct SFT, of
+the language model and of all parts.
 
-Stage 2 trains the language model in all cells: at the rate of the toy recipes it would take away from the tower what
-true texts have taught it (RESULTS.md).
+Stage 2 trains the language model in all cells with a text (rbft beside them is the arm as it is everywhere): at the
+rate of the toy recipes it would take away from the tower what true texts have taught it (RESULTS.md).
 
 Input: nothing, and what rbft_trl/compare.py found. Output: arms, which toy/evidence.py runs, and their table.
 """
@@ -14,6 +15,7 @@ import yaml
 from rbft_trl.data.jsonl import make_folder, write_text
 from rbft_trl.evidence.outcomes import read_outcomes
 from rbft_trl.evidence.stats import compare_arms
+from rbft_trl.evidence.table import p_value
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TEXTS = {
@@ -22,11 +24,13 @@ TEXTS = {
     "blind": {"texts": "gold_line", "source": "<blind_all/rationales>"},  # most blind final lines are wrong
     "hinted": {"texts": "own", "source": "<rbft_hint/rationales>"},
     "shuffled": {"texts": "shuffled", "source": "<oracle_all/texts>"},
+    "definition": {"texts": "definition"},  # of the class, so for labelled clips alone
 }
 ROLES = {"true": "oracle", "guideline": "oracle", "shuffled": "control"}
 TIMES = (1, 4, 16)
 PARTS = {"lm": ["llm"], "tower": ["llm", "merger", "vision"]}
 OTHERS = ("rbft", "rbft_hint")
+RIVALS = {"direct_lm": "against labels alone (lm)", "direct": "against labels alone (tower)"}
 SEEN = ("size", "motion", "all")  # attributes that make the class of *far*, and all
 Attributes = dict[str, dict[str, dict[str, float | int | None]]]  # of toy/attribute_probe.py
 
@@ -46,7 +50,7 @@ def write_arms(folder: Path) -> list[str]:
         names.append("direct" if parts == "tower" else "direct_lm")
         _write(folder, names[-1], f"no text; labels alone, LoRA on {parts}", steps, role="reference")
     for text, made in TEXTS.items():
-        for times in TIMES:
+        for times in TIMES[:1] if text == "definition" else TIMES:
             for parts, trained in PARTS.items():
                 stage1 = {"recipe": "stage1", "rationales": "<texts>", "train_parts": trained}
                 steps = {"texts": made | {"times_labels": times}, "stage1": stage1 | {"steps_of": "rbft/stage1"}}
@@ -63,8 +67,9 @@ def _write(folder: Path, name: str, about: str, steps: dict[str, Any], *, role: 
 
 
 def table(comparison: dict[str, Any], probed: Attributes) -> str:
-    """The ladder as Markdown: accuracy, the difference to direct SFT of the same parts with its 95 % interval (of this
-    pair alone, in points), and what the model sees.
+    """The ladder as Markdown: accuracy, the difference to direct SFT of the language model and of all parts with their
+    95 % intervals (of the pair alone, in points), the larger of the two p times the number of cells (Bonferroni), and
+    what the model sees.
 
     Args:
         comparison (`dict`): Of `read_results`.
@@ -74,35 +79,36 @@ def table(comparison: dict[str, Any], probed: Attributes) -> str:
     names = next(iter(arms.values()))["draws"][0]["metrics"]["confusion"]["labels"]
     clips = comparison["rungs"][-1]["clips"]
     outcomes = {name: read_outcomes(entry["draws"], names, clips=clips) for name, entry in arms.items()}
-    seen = " | ".join(f"probe: {name} %" for name in SEEN)
-    lines = [
-        f"| text of stage 1 | clips there | LoRA on | accuracy % | against direct SFT of the same parts | {seen} |"
-    ]
-    lines.append("|---" * (5 + len(SEEN)) + "|")
+    cells = sum(name not in RIVALS for name in arms)
+    lines = [["text of stage 1", "clips there", "LoRA on", "accuracy %", *RIVALS.values(), "corrected p"]]
+    lines[0] += [f"probe: {name} %" for name in SEEN]
+    lines.append(["---"] * len(lines[0]))
     if "base" in probed:
-        lines.append(f"| the base | | | | | {_seen(probed, 'base')} |")
+        lines.append(["the base", *[""] * 6, *_seen(probed, "base")])
     for name, entry in arms.items():
-        text, times, parts = _told(name)
-        rival, gain = "direct_lm" if parts == "lm" else "direct", ""
-        if not name.startswith("direct") and rival in outcomes:
-            pair = compare_arms(outcomes[name], outcomes[rival], arm=name, baseline=rival, resample=False)
-            gain = "{:+.1f} ({:.1f} to {:.1f})".format(pair["difference"], *pair["interval"])
-        mean = _mean_sd(entry["summary"]["accuracy"])
-        lines.append(f"| {text} | {times} | {parts} | {mean} | {gain} | {_seen(probed, name)} |")
-    return "\n".join(lines) + "\n"
+        gains = [""] * (len(RIVALS) + 1)
+        if name not in RIVALS:
+            pairs = [
+                compare_arms(outcomes[name], outcomes[rival], arm=name, baseline=rival, resample=False)
+                for rival in RIVALS
+            ]
+            gains = ["{:+.1f} ({:.1f} to {:.1f})".format(pair["difference"], *pair["interval"]) for pair in pairs]
+            gains.append(p_value(min(1.0, cells * max(pair["p"] for pair in pairs))))
+        lines.append([*_told(name), _mean_sd(entry["summary"]["accuracy"]), *gains, *_seen(probed, name)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _mean_sd(found: dict[str, Any]) -> str:
     return f"{100 * found['mean']:.1f}" + ("" if found["sd"] is None else f" ± {100 * found['sd']:.1f}")
 
 
-def _seen(probed: Attributes, arm: str) -> str:
-    return " | ".join(_mean_sd(probed[arm][name]) if arm in probed else "" for name in SEEN)
+def _seen(probed: Attributes, arm: str) -> list[str]:
+    return [_mean_sd(probed[arm][name]) if arm in probed else "" for name in SEEN]
 
 
 def _told(name: str) -> tuple[str, str, str]:
     """Text, clips and parts of a cell by its name."""
-    if name.startswith("direct"):
+    if name in RIVALS:
         return "none", "0", "lm" if name == "direct_lm" else "tower"
     if name == "rbft":
         return "blind, then hinted", "all", "tower"

@@ -12,6 +12,7 @@ from rbft_trl.evidence.checklist import item_objection
 from rbft_trl.evidence.metrics import wilson_interval
 from rbft_trl.evidence.support import agreements, rebuilt_by_words
 from rbft_trl.evidence.verify import objections
+from rbft_trl.evidence.wording import words
 from toy.faults import Planter
 from toy.measure import parse_caption
 from toy.scenes import ATTRIBUTES, LABELS
@@ -69,11 +70,19 @@ def cell(entry: dict[str, Any]) -> str:
 
 
 def flags_of(samples: list[Row], card: TaskCard) -> list[set[str]]:
-    """Every check that objects to each sample, whichever would be told first; `objection` for any of one text."""
-    flags = []
+    """Every check that objects to each sample, whichever would be told first; `objection` for any of one text.
+
+    `duplicate` is none of these: a sound text is not untrue where it stands twice.
+    """
+    flags: list[set[str]] = []
+    told = set()
     for sample, agreement in zip(samples, agreements(samples, card), strict=True):
         found = set(objections(sample, card, full=True))
-        found |= {"objection"} if found else set()
+        said = (sample["id"], *words(card.without_final_line(sample["text"])))
+        if not found:
+            found |= {"duplicate"} if said in told else set()
+            told.add(said)
+        found |= {"objection"} if found - {"duplicate"} else set()
         found |= {f"agreement {least}" for least in AGREEMENTS if agreement is not None and agreement < least}
         flags.append(found | _low("model", sample.get("rebuilt_model")))
     passed = [i for i, found in enumerate(flags) if "objection" not in found and samples[i]["label"]]
@@ -102,11 +111,13 @@ class Rater:
         self.rows: list[Row] = []
         self.items: list[Row] = []
         self.faults: list[Row] = []
+        self.planted_into: set[str] = set()
 
     def add(
         self, samples: list[Row], truth: dict[str, Row], card: TaskCard, *, shift: float, names: str, told: str
     ) -> None:
-        """One set of rationales; where the names mean nothing, faults are planted into the sound hinted ones."""
+        """One set of rationales. Faults are planted into the sound ones of the first sets: hinted where the names mean
+        nothing, blind where the base knows them."""
         for of_pool in (False, True):
             own = [s for s in samples if (s["label"] is None) == of_pool]
             if not own or (names == "known" and told == "hint") or (of_pool and names == "made up"):
@@ -115,14 +126,16 @@ class Rater:
             for sample, flags in zip(own, flags_of(own, card), strict=True):
                 right = _right(card.without_final_line(sample["text"]), truth[sample["id"]])
                 self.rows.append({"set": kind, "shift": shift, "flags": flags, "right": right})
-            if kind == "hint" and not self.faults:
+            if kind in ("hint", "known") and kind not in self.planted_into:
+                self.planted_into.add(kind)
                 sound = [s for s in own if all(_right(s["text"], truth[s["id"]])[a] for a in OF_CLASS)]
-                self._plant([s for s in sound if not list(objections(s, card, full=True))], card)
+                none = "none" if kind == "hint" else "none, blind"
+                self._plant([s for s in sound if not list(objections(s, card, full=True))], card, none)
 
-    def _plant(self, sound: list[Row], card: TaskCard) -> None:
+    def _plant(self, sound: list[Row], card: TaskCard, none: str) -> None:
         far = {name: next(n for n, pair in LABELS.items() if not set(pair) & set(own)) for name, own in LABELS.items()}
         planter = Planter(sound, card, far)
-        self.faults += [{"fault": None, "flags": flags} for flags in flags_of(sound, card)]
+        self.faults += [{"fault": none, "flags": flags} for flags in flags_of(sound, card)]
         for fault in planter.makers:
             rows, places = planter.plant(fault, self.planted)
             flags = flags_of(rows, card)
@@ -181,12 +194,14 @@ class Rater:
         found: Row = {}
         for fault in dict.fromkeys(row["fault"] for row in self.faults):
             flags = [row["flags"] for row in self.faults if row["fault"] == fault]
-            by = Counter(code for one in flags for code in one if code in CHECKS)
-            found[fault or "none"] = {
-                "all": share("objection" in one for one in flags),
-                "words": share(bool(one & {"objection", "words 0"}) for one in flags),
-                "agreement": share(bool(one & {"objection", "agreement 0.75"}) for one in flags),
-                "both": share(bool(one & {"objection", "words 0", "agreement 0.75"}) for one in flags),
+            own = set() if fault.startswith("none") else {"duplicate"}  # a sound text again is no false alarm
+            by = Counter(code for one in flags for code in one if code in own.union(CHECKS))
+            dropped = own | {"objection"}
+            found[fault] = {
+                "all": share(bool(one & dropped) for one in flags),
+                "words": share(bool(one & (dropped | {"words 0"})) for one in flags),
+                "agreement": share(bool(one & (dropped | {"agreement 0.75"})) for one in flags),
+                "both": share(bool(one & (dropped | {"words 0", "agreement 0.75"})) for one in flags),
                 "codes": dict(by.most_common()),
             }
         return found

@@ -80,19 +80,25 @@ def _faults(rated: Row) -> list[str]:
     lines = [
         "### Planted faults",
         "",
-        f"{rated['planted']} of each kind, one per clip, in sound hinted rationales at shift {rated['shifts'][0]:g}.",
-        "Share that is found; the first row has no fault, so what is found there is a false alarm. Words: with",
-        "`rebuild: words`; agreement: with `min_agreement: 0.75`.",
+        f"{rated['planted']} of each kind (or as many as are told), one per clip, in sound rationales at shift",
+        f"{rated['shifts'][0]:g}: hinted ones, or blind ones with known names where the fault is called blind.",
+        "Share that is found; rows without a fault tell false alarms. Words: with `rebuild: words`; agreement: with",
+        "`min_agreement: 0.75`. `label_in_prompt` and `cut` are no faults of a text, so they are not planted.",
         "",
     ]
     rows = [
-        [fault.replace("none", "none: false alarms")]
+        [fault.replace("none", "none: false alarms") + _fewer(fault, entry["all"]["n"], rated["planted"])]
         + [cell(entry[key]) for key in ("all", "words", "agreement", "both")]
         + [", ".join(f"{code} {count}" for code, count in entry["codes"].items()) or "–"]
         for fault, entry in rated["faults"].items()
     ]
     head = ["fault", "`checks: all`", "+ words", "+ agreement", "+ both", "objections of `all`"]
     return lines + table(head, rows)
+
+
+def _fewer(fault: str, count: int, planted: int) -> str:
+    """How many faults there were, where it is not as many as wanted."""
+    return "" if fault.startswith("none") or count == planted else f" ({count})"
 
 
 def _checklist(rated: Row) -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any
 from rbft_trl import eval as evaluation
 from rbft_trl import sft, star
 from rbft_trl.data.jsonl import make_folder, read_jsonl, write_jsonl
-from rbft_trl.errors import run_entry
+from rbft_trl.data.task import fingerprint
+from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.yields import ROUTES, totals_of
 from rbft_trl.model.provenance import read_record
 from toy import answers, open_base
@@ -23,9 +24,20 @@ KEYS = ("n", "accuracy", "accuracy_interval", "constant")
 Row = dict[str, Any]
 
 
+def settings_of(kind: str) -> str:
+    """Twelve hex digits over the recipes and the card that a run is made with."""
+    files = [*sorted(RECIPES.glob("*.yaml")), card_of(kind)]
+    return fingerprint("\n".join(file.read_text(encoding="utf-8") for file in files))
+
+
+def card_of(kind: str) -> Path:
+    """The task card of a kind of answer."""
+    return REPOSITORY / f"recipes/tasks/toy_{kind}.yaml"
+
+
 def one_run(kind: str, seed: int) -> Row:
     """STaR, direct SFT on the same labels, and what every model of the way answers on the test clips."""
-    out, task = OUT / f"star_answers/{kind}{seed}", ["--task", str(REPOSITORY / f"recipes/tasks/toy_{kind}.yaml")]
+    out, task = OUT / f"star_answers/{kind}{seed}", ["--task", str(card_of(kind))]
     own = [*task, "--seed", str(seed)]
     told = star.main([str(RECIPES / "star.yaml"), *own, "--output_dir", str(out / "star")])
     words = ["--target", "label", "--rationales", "null", "--output_dir", str(out / "direct")]
@@ -39,6 +51,7 @@ def one_run(kind: str, seed: int) -> Row:
     return {
         "kind": kind,
         "seed": seed,
+        "settings": settings_of(kind),
         "cycles": totals_of(told["cycles"]),
         "stopped": told["stopped"],
         "seconds": told["cost"]["seconds"],
@@ -84,6 +97,11 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     rows = read_jsonl(KEPT) if KEPT.is_file() else []
     done = {(row["kind"], row["seed"]) for row in rows}
+    if other := next((row for row in rows if row["settings"] != settings_of(row["kind"])), None):
+        raise UserError(
+            f"{KEPT}: the run of '{other['kind']}', seed {other['seed']} was made with other recipes or another card; "
+            "delete its line to run it again"
+        )
     for kind, seed in ((kind, seed) for kind in args.kinds for seed in range(args.seeds)):
         if (kind, seed) in done:
             continue

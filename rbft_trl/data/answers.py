@@ -6,7 +6,6 @@ The whole of an answer must be the value: "not 3", "2 or 3", "about 3" and "3 ap
 Video-STaR (arXiv 2407.06189) looks for the label anywhere in the text, which every one of these passes.
 """
 
-import math
 import re
 import unicodedata
 from collections import Counter
@@ -20,6 +19,7 @@ from rbft_trl.yaml_file import check_keys
 TOLERANCES = {
     "class": (), "number": ("absolute", "relative"), "time": ("absolute",), "time_range": ("iou",), "list": (),
 }  # fmt: skip
+SMALLEST, LARGEST = 1e-99, 1e99  # numbers in between, and 0, are spelled so that they read as themselves
 ROUNDING = 1e-9  # 0.33 is within 10 % of 0.3, whatever binary fractions say
 UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()  # noqa: SIM905
 WORDS = {word: n for n, word in enumerate([*UNITS, "seventeen", "eighteen", "nineteen"])}
@@ -134,7 +134,7 @@ class AnswerType:
                 return None, "several"
             if self.unit is None or plain_unit(found["unit"]) != plain_unit(self.unit):
                 return None, "unit"
-        return spelled(amount(found["value"]) * (-1 if found["sign"] in ("-", "minus ") else 1)), None
+        return _in_reach(amount(found["value"]) * (-1 if found["sign"] in ("-", "minus ") else 1))
 
     def _time(self, plain: str) -> tuple[str | None, str | None]:
         found = WHOLE_TIME.fullmatch(plain)
@@ -142,14 +142,16 @@ class AnswerType:
             return None, _what_else(plain)
         if found["sign"] in ("-", "minus "):
             return None, "negative"
-        return spelled(amount(found["value"])), None
+        return _in_reach(amount(found["value"]))
 
     def _range(self, plain: str) -> tuple[str | None, str | None]:
         found = WHOLE_RANGE.fullmatch(plain)
         if found is None:
             return None, "negative" if re.match(r"(from )?(-|minus )", plain) else _what_else(plain, most=2)
-        start, end = (amount(found[name] or found[f"{name}2"]) for name in ("start", "end"))
-        return (f"{spelled(start)}-{spelled(end)}", None) if start < end else (None, "empty_range")
+        start, end = (_in_reach(amount(found[name] or found[f"{name}2"]))[0] for name in ("start", "end"))
+        if start is None or end is None:
+            return None, "unreadable"
+        return (f"{start}-{end}", None) if float(start) < float(end) else (None, "empty_range")
 
     def _list(self, plain: str) -> tuple[str | None, str | None]:
         items = [plain_text(item) for item in SEPARATORS.split(plain)]
@@ -186,9 +188,17 @@ def amount(text: str) -> float:
 
 
 def spelled(value: float) -> str:
-    """The one spelling of a number: no thousands separator, no zeros at the end, at most 12 digits."""
+    """The one spelling of a number: no thousands separator, no zeros at the end, at most 12 digits, and 1e+15."""
     value = float(f"{value:.12g}")
-    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    if value.is_integer():
+        return str(int(value)) if abs(value) < 1e15 else f"{value:.12g}"
+    return repr(value)
+
+
+def _in_reach(value: float) -> tuple[str | None, str | None]:
+    """As `AnswerType.read`: the spelling of a number, if that can be read again."""
+    in_reach = value == 0 or SMALLEST <= abs(value) <= LARGEST
+    return (spelled(value), None) if in_reach else (None, "unreadable")
 
 
 def ends(value: str) -> tuple[float, float]:
@@ -225,7 +235,7 @@ def read_answer_type(raw: Any, path: Path) -> AnswerType:
         return AnswerType()
     check_keys(raw, set(AnswerType.__dataclass_fields__), path, "'answer'")
     kind = raw.get("type")
-    if kind not in TOLERANCES:
+    if not isinstance(kind, str) or kind not in TOLERANCES:
         raise UserError(f"{path}: answer.type is {kind!r}{nearest(kind, TOLERANCES)}; use one of {list(TOLERANCES)}")
     given = {key: raw[key] for key in ("absolute", "relative", "iou") if raw.get(key) is not None}
     wanted = TOLERANCES[kind]
@@ -235,14 +245,9 @@ def read_answer_type(raw: Any, path: Path) -> AnswerType:
             f"{'one of ' + ', '.join(wanted) if wanted else 'none'}; correct them"
         )
     for key, value in given.items():
-        low, high = {"absolute": (0, math.inf), "relative": (0, 1), "iou": (ROUNDING, 1)}[key]
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not low <= value <= high
-            or value == math.inf
-        ):
-            raise UserError(f"{path}: answer.{key} is {value!r} but must be a number from {low:g} to {high:g}")
+        low, high = {"absolute": (0, LARGEST), "relative": (0, 1), "iou": (ROUNDING, 1)}[key]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise UserError(f"{path}: answer.{key} is {value!r:.40} but must be a number from {low:g} to {high:g}")
     unit = raw.get("unit")
     if unit is not None and (
         kind != "number" or not isinstance(unit, str) or not re.fullmatch(r"[^\s0-9.,:/-][^0-9]*", unit)

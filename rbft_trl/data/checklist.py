@@ -92,17 +92,15 @@ def _read_question(raw: object, place: str, names: Sequence[str]) -> Question:
 
 
 def _answers(raw: object, place: str) -> dict[str, tuple[str, ...]]:
-    if isinstance(raw, list):
-        if len({str(answer) for answer in raw}) < len(raw):
-            raise UserError(f"{place}: an answer stands twice in {raw}; remove one")
-        raw = dict.fromkeys(raw)
-    if not isinstance(raw, dict) or len(raw) < 2:
+    if not isinstance(raw, list | dict) or len(raw) < 2:
         raise UserError(f"{place}: 'answers' is {raw!r} but must name two answers at least")
-    answers = {}
-    for answer, labels in raw.items():
+    answers: dict[str, tuple[str, ...]] = {}
+    for answer, labels in raw.items() if isinstance(raw, dict) else ((answer, None) for answer in raw):
         said = {True: "yes", False: "no"}.get(answer, answer) if isinstance(answer, bool) else answer
         if not isinstance(said, str) or not said.strip() or len(said.splitlines()) > 1:
             raise UserError(f"{place}: the answer {answer!r} is no text; write it in quotes")
+        if said.strip() in answers:
+            raise UserError(f"{place}: an answer stands twice in {list(raw)}; remove one")
         labels = [labels] if isinstance(labels, str) else labels if labels is not None else []
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise UserError(

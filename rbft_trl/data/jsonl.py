@@ -13,19 +13,34 @@ from typing import Any
 from rbft_trl.errors import UserError
 
 OURS = "delete the file and run its step again"
+THEIRS = "correct the line, or write the file anew"
 
 
-def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+def read_jsonl(path: str | Path, *, by_user: bool = False) -> list[dict[str, Any]]:
     """All rows of a file.
+
+    Args:
+        path (`Path`): The file.
+        by_user (`bool`, *optional*, defaults to `False`): Whether a person may have written or edited it, who must
+            not be told to delete it.
 
     Raises:
         UserError: if the file is missing or a line is not a JSON object.
     """
-    path = Path(path)
+    return [row for _, row in numbered_jsonl(path, by_user=by_user)]
+
+
+def numbered_jsonl(path: str | Path, *, by_user: bool = False) -> list[tuple[int, dict[str, Any]]]:
+    """As [`read_jsonl`], each row with the number of its line: empty lines are no rows, but count as lines."""
+    path, way_out = Path(path), THEIRS if by_user else OURS
     if not path.is_file():
-        raise UserError(f"the file '{path}' does not exist; run the step that writes it first")
+        missing = (
+            "correct its path, or run the step that writes it" if by_user else "run the step that writes it first"
+        )
+        raise UserError(f"the file '{path}' does not exist; {missing}")
     lines = path.read_bytes().split(b"\n")  # not splitlines: a text may hold U+2028, which JSON leaves as it is
-    return [parse_object(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    rows = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+    return [(number, parse_object(line, f"{path}:{number}", way_out=way_out)) for number, line in rows]
 
 
 def parse_object(text: str | bytes, place: str, *, way_out: str = OURS) -> dict[str, Any]:
@@ -81,19 +96,32 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
+def check_folder(path: str | Path) -> Path:
+    """The folder that a step is going to write; nothing is made yet, since other mistakes may be found.
+
+    Raises:
+        UserError: if it cannot be made or written.
+    """
+    path = Path(path)
+    there = next(part for part in (path, *path.absolute().parents) if os.path.exists(part))
+    if not there.is_dir():
+        raise UserError(f"the folder '{path}' cannot be made ('{there}' is no folder); choose another output")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"the folder '{there}' cannot be written; choose another output, or change its rights")
+    return path
+
+
 def make_folder(path: str | Path) -> Path:
     """The folder that a step is going to write, made before the work and not after it.
 
     Raises:
         UserError: if it cannot be made or written.
     """
-    path = Path(path)
+    path = check_folder(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the folder '{path}' cannot be made ({error.strerror}); choose another output") from error
-    if not os.access(path, os.W_OK):
-        raise UserError(f"the folder '{path}' cannot be written; choose another output, or change its rights")
     return path
 
 

@@ -131,10 +131,19 @@ class TaskCard:
 
     def fingerprint(self) -> str:
         """Twelve hex digits over everything that a model sees of the card (the checklist apart: only stage 0 does)."""
-        prompts = sorted((name, text) for name, text in self.prompts.items() if name != "checklist")
-        seen = [list(self.labels.items()), self.question, self.role, self.aspects, prompts]
+        seen = [list(self.labels.items()), self.question, self.role, self.aspects, sorted(self._asked().items())]
         seen += [self.answer.to_dict()] if self.is_open else []
         return fingerprint(json.dumps(seen, ensure_ascii=False))
+
+    def differs_beside_labels(self, other: "TaskCard") -> str | None:
+        """What a model sees of this card and sees otherwise of another one, its labels apart; None if nothing."""
+        for key, what in (("question", "question"), ("role", "role"), ("aspects", "list of aspects")):
+            if getattr(self, key) != getattr(other, key):
+                return what
+        return None if self._asked() == other._asked() else "wording of the prompts"
+
+    def _asked(self) -> dict[str, str]:
+        return {name: text for name, text in self.prompts.items() if name != "checklist"}
 
     def blind_fingerprints(self) -> set[str]:
         """Of the prompts that ask for a rationale without showing the label, with and without definitions."""
@@ -176,6 +185,7 @@ class TaskCard:
         The last non-empty line, without `Classification:`, quotes, emphasis and the closing full stop, must equal
         exactly one class name (case and spacing aside). "cat or dog", "not cat" and unknown names give None, and so
         do lines with `Classification:` that do not all name one class: an enumeration ends in the right one too.
+        A last line without `Classification:` must be the only one, as an enumeration may have one name per line.
 
         Args:
             text (`str`): What a model wrote.
@@ -185,8 +195,8 @@ class TaskCard:
         return self._read(text, require_prefix=require_prefix)[0]
 
     def unread(self, text: str, *, require_prefix: bool = True) -> str | None:
-        """Why `parse_label` finds nothing in `text`, or None: `no_label`, `several` (final lines that disagree), or of
-        an open answer a code of `AnswerType.read`."""
+        """Why `parse_label` finds nothing in `text`, or None: `no_label`, `several` (final lines that disagree, lines
+        before a bare answer), or of an open answer a code of `AnswerType.read`."""
         return self._read(text, require_prefix=require_prefix)[1]
 
     def objection(self, text: str, gold: str, *, require_prefix: bool = True) -> str | None:
@@ -214,18 +224,19 @@ class TaskCard:
             return None, "no_label"
         before = [CONCLUSION.split(normalise(line), maxsplit=1)[1:] for line in lines[:-1]]
         said = {by_name.get(normalise(rest)) for found in before for rest in found}
-        return (None, "several") if said - {last} else (last, None)
+        return (None, "several") if said - {last} or (before and not has_prefix) else (last, None)
 
     def _open_answer(self, text: str, *, require_prefix: bool) -> tuple[str | None, str | None]:
         """`(value, reason)` of the last line. An `Answer:` before it that says otherwise makes an enumeration,
         wherever in a line it stands."""
         lines = [line.strip("*_`\"' ") for line in text.splitlines() if line.strip()]
-        if not lines or (require_prefix and not OPEN_CONCLUSION.match(lines[-1])):
+        has_prefix = bool(lines) and OPEN_CONCLUSION.match(lines[-1]) is not None
+        if not lines or (require_prefix and not has_prefix):
             return None, "no_label"
         last = self.answer.read(OPEN_CONCLUSION.sub("", lines[-1], count=1))
         before = [OPEN_CONCLUSION.split(line, maxsplit=1)[1:] for line in lines[:-1]]
         said = {self.answer.read(rest) for found in before for rest in found}
-        return (None, "several") if said - {last} else last
+        return (None, "several") if said - {last} or (last[0] and before and not has_prefix) else last
 
     def without_final_line(self, text: str) -> str:
         """`text` up to its first `Classification:`; clips without a label are trained on that part alone.

@@ -5,14 +5,14 @@ Input: `pairs` of rbft_trl.evidence.stats. Output: a verdict, and text.
 
 from typing import Any
 
-from rbft_trl.evidence.table import p_value, signed_points
+from rbft_trl.evidence.table import FEWEST_GROUPS, p_value, signed_points
 
 Pair = dict[str, Any]
-FEWEST_GROUPS = 10  # fewer (effective) sources of clips say too little of others: nothing is claimed
 FEWEST_DRAWS = 5  # with fewer, intervals of 95 % held the truth in 91 % at worst (docs/statistics.md)
 MIN_ORACLE_GAIN = 3.0  # points; below, no filter of rationales could win more than noise
 ALPHA = 0.05
 MOST = 100.0  # points that two accuracies can differ by
+NARROW = 0.1  # excess of the draws' variance, were it all the luck of the labels, above which a shared pool is told
 MATCHED_WITHIN = 0.05  # an arm whose optimiser steps differ by more is not called step-matched
 DIRECT, MATCHED = "direct SFT", "step-matched direct SFT"
 BOTH, CLIPS_ONLY = "clips and draws", "clips only"
@@ -42,7 +42,9 @@ def verdict(pairs: list[Pair]) -> dict[str, Any]:
     }
 
 
-def conclude(pairs: list[Pair], *, note: str = "") -> str:
+def conclude(
+    pairs: list[Pair], *, note: str = "", shots: int | None = 0, labels: tuple[int, int] | None = None
+) -> str:
     """One sentence that the figures support whichever way they fall, then the caller's `note`.
 
     It tells the best treatment's difference to step-matched direct SFT, RB-FT's own if that is another arm, whether
@@ -52,19 +54,29 @@ def conclude(pairs: list[Pair], *, note: str = "") -> str:
     Args:
         pairs (`list[dict]`): From [`compare_all`].
         note (`str`, *optional*): What holds whatever the figures say, e.g. that the clips are synthetic.
+        shots (`int`, *optional*, defaults to 0): Labelled clips per class of a draw; None: all, so that draws differ
+            in their seed alone; 0: not known.
+        labels (`tuple[int, int]`, *optional*): How many the draws could choose from, in the class that has fewest and
+            in the one that has most.
     """
     treatments = sorted(_of(pairs, "treatments"), key=lambda pair: -pair["difference"])
     if not treatments:
         sentence = "Nothing is compared: no arm with a stage of its own stands beside step-matched direct SFT."
     else:
         found = verdict(pairs)
-        parts = [_main_part(treatments, found), *_own_part(treatments, found), _oracle_part(pairs, found)]
+        told = _told(treatments, found)
+        parts = [_main_part(treatments, found), *_own_part(treatments, told), _oracle_part(pairs, found, told)]
         content = next(iter(_of(pairs, "content")), None)
         if content or any(pair["arm"] == "rbft" for pair in treatments):
-            parts.append(_content_part(content))
-        parts += _draws_part(pairs)
+            parts.append(_content_part(content, told))
+        parts += _draws_part(pairs) + _labels_part(max(pair["num_draws"] for pair in pairs), shots, labels)
         sentence = "; ".join(parts) + "."
     return f"{sentence} {note}".strip()
+
+
+def _told(treatments: list[Pair], found: dict[str, Any]) -> Pair:
+    """The treatment that the sentence begins with: the best of those that are better, or of all."""
+    return next((pair for pair in treatments if pair["arm"] in found["better"]), treatments[0])
 
 
 def _main_part(treatments: list[Pair], found: dict[str, Any]) -> str:
@@ -83,7 +95,7 @@ def _main_part(treatments: list[Pair], found: dict[str, Any]) -> str:
     if not many and found["worse"]:
         return f"{title(best)} is worse than {_rival(best)} by {_size(best)} points ({_figures(best)})"
     gain = f"{signed_points(best['difference'])} points, {_figures(best)}"
-    invisible = _invisible(best["smallest_detectable"]["points"])
+    invisible = _invisible(best)
     if not many:
         return f"No difference between {title(best)} and {_rival(best)} can be shown ({gain}); {invisible}"
     told = {"rbft"} - {best["arm"]}  # in a part of its own
@@ -96,23 +108,24 @@ def _main_part(treatments: list[Pair], found: dict[str, Any]) -> str:
     )
 
 
-def _invisible(points: float) -> str:
-    """What could not be seen; two accuracies differ by 100 points at most."""
-    if points >= MOST:
-        return "no difference of any size could have been seen here (80 % power): more draws are needed"
+def _invisible(pair: Pair) -> str:
+    """What could not be seen; two accuracies differ by 100 points at most. With too few sources nothing could be."""
+    if not _enough(pair):
+        return f"of fewer than {FEWEST_GROUPS} sources of test clips no difference of any size is claimed"
+    if (points := pair["smallest_detectable"]["points"]) >= MOST:
+        more = "draws" if pair["num_draws"] > 1 else "sources of test clips"
+        return f"no difference of any size could have been seen here (80 % power): more {more} are needed"
     return f"differences under {signed_points(points, sign=False)} points were invisible here (80 % power)"
 
 
-def _own_part(treatments: list[Pair], found: dict[str, Any]) -> list[str]:
+def _own_part(treatments: list[Pair], told: Pair) -> list[str]:
     """RB-FT, where another arm is the one that is told of."""
-    told = found["better"][0] if found["better"] else treatments[0]["arm"]
     own = next((pair for pair in treatments if pair["arm"] == "rbft"), None)
-    if own is None or told == "rbft":
+    if own is None or told is own:
         return []
-    words = {1: "is better too", 0: "cannot be told from it", -1: "is worse"}[_side(own)]
-    return [
-        f"RB-FT itself{_steps(own)} {words} ({signed_points(own['difference'])} points, {_figures(own, counts=False)})"
-    ]
+    words = {1: "is better too", 0: f"cannot be told from {DIRECT}", -1: "is worse"}[_side(own)]
+    gain = f"{signed_points(own['difference'])} points, {_figures(own, beside=told)}"
+    return [f"RB-FT itself{_steps(own)} {words} ({gain})"]
 
 
 def told_oracle(pairs: list[Pair]) -> Pair | None:
@@ -123,25 +136,27 @@ def told_oracle(pairs: list[Pair]) -> Pair | None:
     return next((pair for pair in oracles if _sees(pair)), widest)
 
 
-def _oracle_part(pairs: list[Pair], found: dict[str, Any]) -> str:
+def _oracle_part(pairs: list[Pair], found: dict[str, Any], told: Pair) -> str:
     shown = told_oracle(pairs)
     if shown is None:
         return "no oracle arm was run, so it is not known whether this comparison can see a gain from rationales"
     alone = found["oracle"] == CANNOT  # an equivalence test that every oracle arm has to pass: none is chosen
-    gain = f"{signed_points(shown['difference'])} points, {_figures(shown, counts=False, family=not alone)}"
+    gain = f"{signed_points(shown['difference'])} points, {_figures(shown, beside=told, family=not alone)}"
     if found["oracle"] == SEES:
         return f"the comparison can see: {_true(shown)} gain {gain.removeprefix('+')}"
     if found["oracle"] == CANNOT:
         start = "what rationales say is not the cause" if found["better"] else "rationales cannot help here"
         return f"{start}: even the true ones do not gain {MIN_ORACLE_GAIN:g} points ({gain})"
+    if not _enough(shown):
+        return f"whether true rationales help cannot be told here ({gain})"
     cannot = "whether rationales are the cause" if found["better"] or found["worse"] else "whether rationales can help"
     return f"even true rationales do not clearly help here ({gain}), so this comparison cannot tell {cannot}"
 
 
-def _content_part(pair: Pair | None) -> str:
+def _content_part(pair: Pair | None, told: Pair) -> str:
     if pair is None:
-        return "no shuffled arm was run, so it is not known whether what a rationale says of its clip matters"
-    gain = f"{signed_points(pair['difference'])} points, {_figures(pair, counts=False)}"
+        return "the arm shuffled was not run, so it is not known whether what a rationale says of its clip matters"
+    gain = f"{signed_points(pair['difference'])} points, {_figures(pair, beside=told)}"
     if _side(pair) > 0:
         return f"what a rationale says of its own clip matters: RB-FT against shuffled rationales {gain}"
     if _side(pair) < 0:
@@ -155,8 +170,33 @@ def _draws_part(pairs: list[Pair]) -> list[str]:
     for pair in pairs:
         for arm, draws in pair["lacks"].items():
             lacks.setdefault(arm, set()).update(draws)
-    told = [f"{TITLES.get(arm, arm)} lacks draw {', '.join(map(str, sorted(of)))}" for arm, of in lacks.items() if of]
+    same: dict[tuple[int, ...], list[str]] = {}
+    for arm, of in lacks.items():
+        same.setdefault(tuple(sorted(of)), []).append(TITLES.get(arm, arm))
+    told = [f"{_listed(arms)} draw {', '.join(map(str, of))}" for of, arms in same.items() if of]
     return [f"{' and '.join(told)}, so each pair is compared on the draws that both have"] if told else []
+
+
+def _labels_part(num_draws: int, shots: int | None, labels: tuple[int, int] | None) -> list[str]:
+    """That draws share labelled clips: their differences then say less of other clips than the interval assumes."""
+    if num_draws < 2 or shots == 0:
+        return []
+    if shots is None or (labels and shots >= labels[1]):
+        return ["every draw had all labels and a seed of its own, so which clips were labelled is not varied"]
+    if not labels or num_draws * shots / (labels[1] - shots) < NARROW:
+        return []
+    of = f"{labels[0]}" if labels[0] == labels[1] else f"{labels[0]} to {labels[1]}"
+    return [
+        f"each draw took {shots} of {of} labelled clips per class, so the interval is of draws from these clips, and "
+        "others that could have been labelled may differ by more"
+    ]
+
+
+def _listed(arms: list[str]) -> str:
+    """Who lacks something: an arm or two by name, of more the first and how many there are."""
+    if len(arms) == 1:
+        return f"{arms[0]} lacks"
+    return f"{arms[0]} and {arms[1] if len(arms) == 2 else f'{len(arms) - 1} other arms'} lack"
 
 
 def _oracle(oracles: list[Pair]) -> str:
@@ -206,11 +246,14 @@ def _share(pair: Pair) -> str:
         return ""
     low, high = (f"{100 * bound:.0f}" for bound in pair["share"]["interval"])
     at_once = f" for all {pair['family_size']} at once" if pair["family_size"] > 1 else ""
+    if (num_draws := pair["share"]["num_draws"]) < pair["num_draws"]:
+        at_once += f", on the {num_draws} draws that the oracle has too" if num_draws > 1 else ", on one draw"
     return f", {100 * pair['share']['share']:.0f} % of the oracle gap (95 % interval {low} to {high} %{at_once})"
 
 
-def _figures(pair: Pair, *, counts: bool = True, family: bool = True) -> str:
-    """The interval, for all arms of the family at once where it has several, and what it rests on."""
+def _figures(pair: Pair, *, beside: Pair | None = None, family: bool = True) -> str:
+    """The interval, for all arms of the family at once where it has several, and what it rests on: clips and draws,
+    unless they are those of a difference `beside` it, of which that is said already."""
     many = family and pair["family_size"] > 1
     low, high = (signed_points(value, sign=False) for value in pair["simultaneous" if many else "interval"])
     text = f"95 % interval {low} to {high}"
@@ -219,8 +262,13 @@ def _figures(pair: Pair, *, counts: bool = True, family: bool = True) -> str:
     if not _enough(pair):
         worth = round(pair["effective_groups"])
         uneven = f", worth {worth} of equal size," if worth < pair["num_groups"] else ""
-        text += f", which {pair['num_groups']} sources of test clips{uneven} are too few to trust"
-    if not counts:
+        few = (
+            "1 source of test clips is too little"
+            if pair["num_groups"] == 1
+            else (f"{pair['num_groups']} sources of test clips{uneven} are too few")
+        )
+        text += f", which {few} to trust"
+    if beside and beside["draws"] == pair["draws"]:
         return text
     draws = f"{pair['num_draws']} draws" if pair["num_draws"] > 1 else "1 draw"
     if 1 < pair["num_draws"] < FEWEST_DRAWS:

@@ -70,25 +70,30 @@ def _other_clips(group: list[Sample], rng: random.Random, label: str) -> list[Sa
     return givers
 
 
-def oracle_samples(rows: list[dict[str, Any]], texts: dict[str, str], card: TaskCard) -> list[Sample]:
+def oracle_samples(
+    rows: list[dict[str, Any]], texts: dict[str, str], card: TaskCard, *, source: str = "oracle_texts"
+) -> list[Sample]:
     """True descriptions as rationales for every training clip of a draw; the ceiling of what stage 1 can give.
 
     Args:
         rows (`list[dict]`): Training rows of the draw, those without a label included.
         texts (`dict[str, str]`): True description per id.
         card (`TaskCard`): For the final line of labelled clips.
+        source (`str`, *optional*): Where the texts are from, for messages.
 
     Raises:
-        UserError: if a clip has no description.
+        UserError: if a clip has no description, or one that holds a final line.
     """
     samples = []
     for row in sorted(rows, key=lambda r: r["id"]):
         if not texts.get(row["id"]):
-            raise UserError(f"oracle_texts has no text for clip '{row['id']}'; write one line per training clip")
+            raise UserError(f"{source} has no text for clip '{row['id']}'; write one line per training clip")
         text = texts[row["id"]]
+        if not isinstance(text, str):
+            raise UserError(f"oracle_texts: the text of clip '{row['id']}' is {text!r}; write it in quotes")
         if CONCLUSION.search(text):
             raise UserError(
-                f"oracle_texts: the text of clip '{row['id']}' holds '{FINAL_LINE}'; write the description alone"
+                f"{source}: the text of clip '{row['id']}' holds '{FINAL_LINE}'; write the description alone"
             )
         if row["label"] is not None:
             text = f"{text}\n{card.final_line(row['label'])}"

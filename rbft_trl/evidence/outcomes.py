@@ -3,13 +3,15 @@
 Input: the cells of an arm, with a predictions.jsonl each or with class indices inline (evidence/results.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rbft_trl.data.jsonl import read_jsonl
+from rbft_trl.data.jsonl import read_json, read_jsonl
+from rbft_trl.errors import UserError
 from rbft_trl.evidence.metrics import per_class
 
 Prediction = dict[str, Any]
@@ -47,6 +49,31 @@ class Outcomes:
     def macro_f1(self) -> list[float]:
         """Macro-F1 per draw, over all classes."""
         return [per_class(self.gold, said, self.names)["macro_f1"] for said in self.said]
+
+
+def read_predictions(folder: str | Path, *, ids: Iterable[str] | None = None) -> list[Prediction]:
+    """The predictions of a finished evaluation.
+
+    Args:
+        folder (`Path`): Holds predictions.jsonl and metrics.json.
+        ids (`Iterable[str]`, *optional*): The clips that must be there; left out: as many as metrics.json tells.
+
+    Raises:
+        UserError: if a file is damaged, or clips are missing or stand twice.
+    """
+    file, way_out = Path(folder) / "predictions.jsonl", f"delete '{folder}' and evaluate again"
+    rows, count = read_jsonl(file), read_json(Path(folder) / "metrics.json").get("n")
+    for row in rows:
+        if lacking := [key for key in ("id", "label", "prediction", "group") if key not in row]:
+            raise UserError(f"'{file}' holds a row without '{lacking[0]}'; {way_out}")
+    seen = {str(row["id"]) for row in rows}
+    if len(rows) != count or len(seen) != count:
+        raise UserError(
+            f"'{file}' holds {len(rows)} rows of {len(seen)} clips, but metrics.json there is of {count}; {way_out}"
+        )
+    if ids is not None and (other := sorted(seen ^ set(ids))):
+        raise UserError(f"'{file}' and the data of the recipe differ in clip '{other[0]}'; {way_out}")
+    return rows
 
 
 def shared_draws(*seen: Outcomes) -> list[int]:

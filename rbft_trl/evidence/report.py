@@ -14,7 +14,17 @@ from rbft_trl.evidence.metrics import INVALID, wilson_interval
 from rbft_trl.evidence.page import encode_strip, write_page
 from rbft_trl.evidence.power import POINTS
 from rbft_trl.evidence.stats import COSTS
-from rbft_trl.evidence.table import cost, p_value, percent, share, signed_points
+from rbft_trl.evidence.table import (
+    cost,
+    draws_of,
+    few_sources,
+    left_out_rows,
+    p_value,
+    percent,
+    share,
+    signed_points,
+    text_of_left_out,
+)
 
 MATRIX_UP_TO = 30  # classes; larger matrices are told as their most frequent confusions
 CURVES_OPEN_UP_TO = 8  # charts; more stand behind a click
@@ -73,16 +83,17 @@ def view(
     """What the template shows, as text and coordinates."""
     arms, pairs = comparison["arms"], comparison.get("pairs", [])
     rungs = comparison.get("rungs") or [comparison]
-    draws = max(len(entry["draws"]) for entry in arms.values())
     first = next(iter(arms.values()))["draws"][0]["metrics"]
-    counted = f"{first['n']:,} test clips, {draws} draw{'s' if draws > 1 else ''} of labelled clips"
+    counts = [len(entry["draws"]) for entry in arms.values()]
+    counted = f"{first['n']:,} test clips, {draws_of(counts)} of labelled clips"
     return {
         "task": comparison["task"],
         "created": comparison["created"],
-        "counts": counted,
+        "counts": "; ".join([counted, *few_sources(pairs)]),
+        "uneven": len({*counts}) > 1,
         "sentence": comparison["sentence"].removesuffix(note).rstrip(),
         "note": note,
-        "left_out": [*rungs[-1].get("left_out", {}).items()],
+        "left_out": left_out_rows(comparison, rungs),
         "arms": [arm_view(name, entry) for name, entry in arms.items()],
         "budgets": budget_views(arms),
         "ladder": ladder_views(rungs),
@@ -117,6 +128,7 @@ def arm_view(name: str, entry: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "description": entry.get("description", ""),
+        "draws": draws_of([len(draws)]),
         "accuracy": percent(summary["accuracy"]),
         "macro_f1": percent(summary["macro_f1"]),
         "mean": _number(100 * summary["accuracy"]["mean"]),
@@ -216,7 +228,8 @@ def card_view(card: str, found: dict[str, Any]) -> dict[str, Any]:
             else []
         )
         rows.append((arm, [percent(entry["summary"]["accuracy"]), interval, *gain, *mean]))
-    return {"card": Path(card).stem, "novel": found["novel"], "rows": rows}
+    lost = text_of_left_out(found.get("left_out", {}))
+    return {"card": Path(card).stem, "novel": found["novel"], "rows": rows, "left_out": lost}
 
 
 def agreement_view(arm: str, counts: dict[str, int]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rbft_trl.data.jsonl import read_jsonl, write_text
+from rbft_trl.data.task import fingerprint
 from rbft_trl.errors import UserError
 from rbft_trl.evidence.metrics import index_metrics
 from rbft_trl.evidence.outcomes import read_outcomes
@@ -20,7 +21,7 @@ from rbft_trl.evidence.stats import COSTS, summarise
 
 KEPT = (*COSTS, "shuffled_accuracy", "validation_accuracy", "stage1_steps", "kept", "yields", "trials")
 SCORED = ("brier", "nll", "aurc", "top_k", "generated_accuracy", "generated_invalid_rate", "seconds_per_clip")
-FORMAT = 1
+FORMAT = 2
 
 
 def write_results(path: str | Path, comparison: dict[str, Any], *, names: Sequence[str]) -> None:
@@ -50,32 +51,46 @@ def write_results(path: str | Path, comparison: dict[str, Any], *, names: Sequen
                 lines.append(made | ({"elsewhere": found} if found else {}))
     head = {"format": FORMAT, **{key: comparison[key] for key in ("task", "created", "note")}}
     head |= {"settings": comparison.get("settings", {}), "arms": told}
+    head |= {"labels": rungs[0]["labels"]} if "labels" in rungs[0] else {}
     head |= {"clips": {card: entry for card, (_, entry) in clips.items()}}
-    text = [json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in (head, *lines)]
-    write_text(path, "".join(text))
+    head["left_out"] = [
+        {"shots": rung.get("shots"), "arm": arm, "why": why}
+        for rung in rungs
+        for arm, why in rung.get("left_out", {}).items()
+    ]
+    _write(path, head, lines)
 
 
-def read_results(path: str | Path) -> dict[str, Any]:
+def read_results(path: str | Path, arms: Sequence[str] = ()) -> dict[str, Any]:
     """A comparison from its file, with all statistics, as compare.py writes it; no other file is read.
+
+    Args:
+        path (`Path`): The file.
+        arms (`list[str]`, *optional*): Of these alone, as if no other had been run: p-values are corrected for them.
 
     Raises:
         UserError: if the file is missing, damaged or of another format.
     """
-    head, *lines = read_jsonl(path) or [{}]
-    if head.get("format") != FORMAT:
-        raise UserError(f"'{path}' is no results file of format {FORMAT}; make it again with rbft_trl/compare.py")
+    head, lines = _read(path)
+    lines = [cell for cell in lines if not arms or cell["arm"] in arms]
+    head["left_out"] = [lost for lost in head["left_out"] if not arms or lost["arm"] in arms]
     rungs: dict[Any, dict[str, Any]] = {}
     for cell in lines:
-        rung = rungs.setdefault(cell["shots"], {"shots": cell["shots"], "arms": {}, "clips": _clips(head, "")})
-        entry = rung["arms"].setdefault(cell["arm"], _role(cell["arm"], head["arms"][cell["arm"]]) | {"draws": []})
+        of = {"shots": cell["shots"], "labels": head.get("labels")}
+        rung = rungs.setdefault(cell["shots"], of | {"arms": {}, "clips": _clips(head, "")})
+        entry = rung["arms"].setdefault(cell["arm"], head["arms"][cell["arm"]] | {"draws": []})
         own = {key: cell.get(key) for key in ("draw", *KEPT)} | {"curves": [], "rationales": None}
         own |= _read_cell(head, "", cell)
         cards = {card: _read_cell(head, card, found) for card, found in cell.get("elsewhere", {}).items()}
         entry["draws"].append(own | ({"elsewhere": cards} if cards else {}))
+    for lost in head["left_out"]:
+        if lost["shots"] in rungs:
+            rungs[lost["shots"]].setdefault("left_out", {})[lost["arm"]] = lost["why"]
     names, note = head["clips"][""]["names"], head["note"]
     made = [rung | summarise({"note": note} | rung, names=names) for rung in rungs.values()]
-    comparison = {key: head[key] for key in ("task", "created", "note")} | {"settings": head.get("settings", {})}
+    comparison = {key: head[key] for key in ("task", "created", "note")} | {"settings": head["settings"]}
     comparison |= {"shots": list(rungs), "rungs": made}
+    comparison["rungs_left_out"] = [lost for lost in head["left_out"] if lost["shots"] not in rungs]
     return comparison | {key: made[-1][key] for key in ("arms", "pairs", "verdict", "table", "sentence")}
 
 
@@ -95,15 +110,6 @@ def _read_cell(head: dict[str, Any], card: str, cell: dict[str, Any]) -> dict[st
     said, gold = np.array(cell["said"]), np.array(clips["labels"])
     metrics = dict.fromkeys(SCORED) | cell["metrics"] | index_metrics(gold, said, clips["names"])
     return {"said": cell["said"], "metrics": metrics} | ({"clips": _clips(head, card)} if card else {})
-
-
-def _role(arm: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """What an arm's file says of it. Results from before 2026-11-28 know controls alone; names told the rest."""
-    if "control" not in entry:
-        return entry
-    oracle, reference = arm.startswith(("oracle", "true_", "guideline_")), arm.startswith("direct_")
-    role = "oracle" if oracle else "control" if entry["control"] else "reference" if reference else None
-    return {"description": entry["description"], "role": role}
 
 
 def _clips(head: dict[str, Any], card: str) -> dict[str, list[Any]]:
@@ -126,10 +132,10 @@ def merge_results(path: str | Path, files: Sequence[str | Path]) -> None:
     heads: dict[str | Path, dict[str, Any]] = {}
     cells: dict[tuple[Any, str, int], dict[str, Any]] = {}
     for file in files:
-        first, *lines = read_jsonl(file) or [{}]
+        first, lines = _read(file)
         head = head or first
-        for key in ("format", "task", "clips"):
-            if first.get(key) != head.get(key):
+        for key in ("task", "clips", "labels"):
+            if key in first and first[key] != head.setdefault(key, first[key]):
                 raise UserError(
                     f"'{file}' has another '{key}' than '{files[0]}'; their draws are not of one comparison"
                 )
@@ -137,24 +143,47 @@ def merge_results(path: str | Path, files: Sequence[str | Path]) -> None:
         cells |= {(line["shots"], line["arm"], line["draw"]): line for line in lines}
     head |= {"arms": {arm: entry for first in heads.values() for arm, entry in first["arms"].items()}}
     head |= {"settings": _merged_settings(heads)}
+    lost = {(one["shots"], one["arm"]): one for first in heads.values() for one in first["left_out"]}
+    head["left_out"] = list(lost.values())
     order = list(head["arms"])
     ordered = sorted(cells.values(), key=lambda c: (c["shots"] or 0, order.index(c["arm"]), c["draw"]))
-    text = [json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in (head, *ordered)]
-    write_text(path, "".join(text))
+    _write(path, head, ordered)
+
+
+def _write(path: str | Path, head: dict[str, Any], cells: list[dict[str, Any]]) -> None:
+    text = _text([head, *cells])
+    write_text(path, _text([{"digest": fingerprint(text)} | head]) + text.partition("\n")[2])
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Head and cells of a file as it was written: one that was cut, or edited by hand, must not give a table."""
+    head, *cells = read_jsonl(path, by_user=True) or [{}]
+    if head.get("format") != FORMAT:
+        raise UserError(f"'{path}' is no results file of format {FORMAT}; make it again with rbft_trl/compare.py")
+    if head.pop("digest", None) != fingerprint(_text([head, *cells])):
+        raise UserError(
+            f"'{path}' is not as it was written: its head or one of its {len(cells)} cells has been changed, added or "
+            "lost; take it from where it was made, or make it again with rbft_trl/compare.py"
+        )
+    return head, cells
+
+
+def _text(lines: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
 
 
 def _merged_settings(heads: dict[str | Path, dict[str, Any]]) -> dict[str, str]:
     """Of all files; none if one does not say what it was made with, since then it is not known of the whole."""
     known: dict[str, str] = {}
     for file, head in heads.items():
-        for part, found in head.get("settings", {}).items():
+        for part, found in head["settings"].items():
             if known.setdefault(part, found) != found:
                 what = f"arm '{part}' was" if part else "base, card, evaluation or trials were"
                 raise UserError(
                     f"{what} set otherwise in '{file}' than in the files before it; run its draws again with the same "
                     "settings, or keep the files apart"
                 )
-    if unknown := [file for file, head in heads.items() if not head.get("settings")]:
+    if unknown := [file for file, head in heads.items() if not head["settings"]]:
         warnings.warn(f"'{unknown[0]}' does not say with which settings it was made", stacklevel=3)
         return {}
     return known

@@ -6,6 +6,7 @@ Input: rows of rationales.jsonl, a CSV. Output: the CSV, or the same rows with t
 import csv
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rbft_trl.errors import UserError, nearest, quoted
 Sample = dict[str, Any]
 COLUMNS = ("id", "sample", "video", "label", "verdict", "reason", "decision", "text")
 NEEDED = ("id", "sample", "label", "decision", "text")
+SHOWN = ("video", "verdict", "reason")  # for the person alone
 DECISIONS = ("", "keep", "drop")
 # A spreadsheet runs what begins like this; an apostrophe before it makes it text, and is taken off again.
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -28,7 +30,7 @@ def to_csv(samples: Sequence[Sample]) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
     for sample in samples:
-        cells = [str(sample.get(key) if sample.get(key) is not None else "") for key in COLUMNS]
+        cells = [_cell(sample, key) for key in COLUMNS]
         writer.writerow([f"'{cell}" if FORMULA.match(cell) else cell for cell in cells])
     return stream.getvalue()
 
@@ -72,7 +74,9 @@ def apply_decisions(
     """The rows with what a person decided; those without a decision stay as they are.
 
     A decision wins over the checks, and the row is marked `reviewed`. What is kept must be something to train on:
-    reasoning, and for a labelled clip a final line with its label.
+    reasoning, and for a labelled clip a final line with its label; any text where it answers a prompt of its own.
+    Columns that are only shown are not read: where one differs (it was edited, or the rationales were checked anew
+    since), a warning says so.
 
     Raises:
         UserError: for an unknown or repeated row, another label, a word that is no decision, an edit without a
@@ -80,6 +84,7 @@ def apply_decisions(
     """
     made = {(sample["id"], str(sample.get("sample", 0))): dict(sample) for sample in samples}
     seen: dict[tuple[str, str], str] = {}
+    changed: list[tuple[str, str, str]] = []
     for place, row in decisions:
         key = (row["id"], row["sample"].strip())
         if key not in made:
@@ -91,8 +96,22 @@ def apply_decisions(
         if key in seen:
             raise UserError(f"{place}: clip '{key[0]}', sample {key[1]} stands at {seen[key]} too; remove one")
         seen[key] = place
+        shown = {name: _cell(made[key], name).strip() for name in SHOWN if name in row}
+        changed += [(place, name, row[name]) for name, cell in shown.items() if row[name].strip() != cell]
         made[key] = _decided(made[key], row, card, place)
+    if changed:
+        place, name, value = changed[0]
+        warnings.warn(
+            f"{place}: '{name}' is '{value}' and was another ({len(changed)} such cells), but of this sheet only "
+            f"{', '.join(NEEDED)} are read; to change a verdict, write keep or drop as its decision",
+            stacklevel=2,
+        )
     return list(made.values())
+
+
+def _cell(sample: Sample, key: str) -> str:
+    """What the sheet shows of a row."""
+    return str(sample.get(key) if sample.get(key) is not None else "")
 
 
 def _decided(sample: Sample, row: dict[str, str], card: TaskCard, place: str) -> Sample:
@@ -116,9 +135,10 @@ def _decided(sample: Sample, row: dict[str, str], card: TaskCard, place: str) ->
         return sample
     if decision == "drop":
         return sample | {"verdict": "dropped", "reason": "reviewed", "reviewed": True}
-    if not card.without_final_line(text).strip():
+    own = sample.get("prompt") is not None  # a task of its own, as in stage 1
+    if not (text if own else card.without_final_line(text)).strip():
         raise UserError(f"{place}: clip '{sample['id']}' is kept without any reasoning; write some, or drop it")
-    if label is not None and (why := card.objection(text, label)):
+    if label is not None and not own and (why := card.objection(text, label)):
         wrong = "has final lines that disagree" if why == "several" else "has another last line"
         raise UserError(
             f"{place}: clip '{sample['id']}' is kept but {wrong}; write '{card.final_line(label)}' alone, or drop it"

@@ -18,8 +18,8 @@ from rbft_trl.evidence.intervals import (
     percentiles,
     share_of_gap,
 )
-from rbft_trl.evidence.metrics import harmonic_mean
-from rbft_trl.evidence.outcomes import Outcomes, Prediction, from_predictions, read_outcomes, shared_draws
+from rbft_trl.evidence.novel import harmonic
+from rbft_trl.evidence.outcomes import Outcomes, read_outcomes, shared_draws
 from rbft_trl.evidence.power import POINTS, detectable, detectable_from_clips, detectable_from_draws
 from rbft_trl.evidence.table import text_table
 
@@ -28,14 +28,17 @@ COSTS = ("steps", "presentations", "tokens", "flops", "seconds")
 TREATMENTS, REFERENCES, CONTROLS, CONTENT = "treatments", "references", "controls", "content"
 FAMILIES = {"candidate": TREATMENTS, "reference": REFERENCES, "control": CONTROLS, "oracle": CONTROLS}  # by role
 BASELINE = "direct"
+NOT_ASKED = "not evaluated there (only label scores can be asked for on another card)"
+NOT_ALL = "not all of its draws were evaluated there"
 
 
 def summarise(comparison: dict[str, Any], *, names: Sequence[str]) -> dict[str, Any]:
     """What compare.py adds to a rung of comparison.json once all cells are there.
 
     Args:
-        comparison (`dict`): With `arms`: name → `draws` (cells), `role` (str, *optional*) and more; `note`; and
-            `clips`, where the cells hold class indices instead of files (rbft_trl/evidence/results.py).
+        comparison (`dict`): With `arms`: name → `draws` (cells), `role` (str, *optional*) and more; `note`; `shots`
+            and `labels` as [`conclude`] takes them; and `clips`, where the cells hold class indices instead of files
+            (rbft_trl/evidence/results.py).
         names (`list[str]`): Every class of the card.
 
     Returns:
@@ -49,7 +52,8 @@ def summarise(comparison: dict[str, Any], *, names: Sequence[str]) -> dict[str, 
     pairs = [pair | {"steps_ratio": _steps_ratio(arms, pair)} for pair in pairs]
     elsewhere = other_cards(entries, seen, names)
     made = {"arms": arms, "pairs": pairs, "verdict": verdict(pairs), "table": text_table(arms, pairs)}
-    made |= {"sentence": conclude(pairs, note=comparison.get("note", ""))}
+    of = {"shots": comparison.get("shots", 0), "labels": comparison.get("labels")}
+    made |= {"sentence": conclude(pairs, note=comparison.get("note", ""), **of)}
     return made | ({"elsewhere": elsewhere} if elsewhere else {})
 
 
@@ -175,7 +179,7 @@ def summarise_arm(seen: Outcomes, draws: Sequence[dict[str, Any]]) -> dict[str, 
 def other_cards(
     entries: dict[str, dict[str, Any]], seen: dict[str, Outcomes], names: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Every card that the checkpoints were evaluated on beside the task's own: domain shift, or novel classes.
+    """Every card that an arm was evaluated on in all its draws, beside the task's own: domain shift, or novel classes.
 
     Args:
         entries (`dict`): Arms; a cell's `elsewhere` holds `predictions` (or `said`) and `metrics` by card.
@@ -183,7 +187,8 @@ def other_cards(
         names (`list[str]`): Classes of the task. A card that shares none of them is base-to-novel.
 
     Returns:
-        `dict`: card → `names`, `novel` (bool), `arms` (name → summary, with `base_to_novel` where it is) and `pairs`.
+        `dict`: card → `names`, `novel` (bool), `arms` (name → summary, with `base_to_novel` where it is), `pairs` and
+            `left_out` (name → why).
     """
     cards = {card: None for entry in entries.values() for draw in entry["draws"] for card in draw.get("elsewhere", {})}
     found = {}
@@ -193,6 +198,8 @@ def other_cards(
             for arm, entry in entries.items()
             if _all_have(entry, card)
         }
+        if not cells:
+            continue
         labels = next(iter(cells.values()))[0]["metrics"]["confusion"]["labels"]
         novel = not set(labels) & set(names)
         there = {arm: read_outcomes(draws, labels, clips=draws[0].get("clips")) for arm, draws in cells.items()}
@@ -200,38 +207,13 @@ def other_cards(
         for arm in arms if novel else ():
             arms[arm]["base_to_novel"] = harmonic(seen[arm], there[arm])
         pairs = compare_all(there, {arm: role_of(entries[arm]) for arm in there})
-        found[card] = {"names": list(labels), "novel": novel, "arms": arms, "pairs": pairs}
+        lost = {
+            arm: NOT_ALL if any(card in draw.get("elsewhere", {}) for draw in entry["draws"]) else NOT_ASKED
+            for arm, entry in entries.items()
+            if arm not in cells
+        }
+        found[card] = {"names": list(labels), "novel": novel, "arms": arms, "pairs": pairs, "left_out": lost}
     return found
-
-
-def base_to_novel(base: list[list[Prediction]], novel: list[list[Prediction]]) -> dict[str, Any]:
-    """[`harmonic`] from rows of predictions.jsonl, one list per draw, on base and on novel classes."""
-    first, second = (
-        from_predictions(draws, sorted({p["label"] for draw in draws for p in draw})) for draws in (base, novel)
-    )
-    return harmonic(first, second)
-
-
-def harmonic(base: Outcomes, novel: Outcomes) -> dict[str, Any]:
-    """Harmonic mean of the mean accuracies on base and novel classes, with a 95 % interval over draws and sources.
-
-    The draws are shared, the clips are not. H = 2BN / (B + N) is linear where it matters: to first order its error is
-    that of B · 2N²/(B+N)² + N · 2B²/(B+N)² (delta method), a mean over the clips of both sides.
-
-    Returns:
-        `dict`: `base`, `novel` and `harmonic_mean` (shares), `interval`, and `covers`.
-    """
-    b, n = float(base.right.mean()), float(novel.right.mean())
-    mean, total = harmonic_mean(b, n), base.right.shape[1] + novel.right.shape[1]
-    parts = []
-    for outcomes, own, other in ((base, b, n), (novel, n, b)):
-        weight = 2 * other**2 / (b + n) ** 2 if b + n else 0.0
-        parts.append((outcomes.right - own) * weight * total / outcomes.right.shape[1] + mean)
-    groups = np.concatenate([base.groups, novel.groups + base.groups.max() + 1])
-    low, high = np.clip(estimate(np.concatenate(parts, axis=1), groups).interval(), 0, 1)
-    covers = BOTH if len(base.said) > 1 else CLIPS_ONLY
-    figures = {"base": b, "novel": n, "harmonic_mean": mean}
-    return figures | {"interval": [float(low), float(high)], "covers": covers}
 
 
 def mean_sd(values: Sequence[float]) -> dict[str, Any]:
@@ -259,7 +241,9 @@ def _share(arm: Outcomes, oracle: Outcomes, direct: Outcomes, *, at_once: int) -
     if not (draws := shared_draws(direct, arm, oracle)):
         return None
     base = direct.on(draws).right.astype(float)
-    return share_of_gap(arm.on(draws).right - base, oracle.on(draws).right - base, direct.groups, at_once=at_once)
+    gain, gap = arm.on(draws).right - base, oracle.on(draws).right - base
+    found = share_of_gap(gain, gap, direct.groups, at_once=at_once)
+    return found and found | {"num_draws": len(draws)}
 
 
 def _possible(interval: list[float]) -> list[float]:

@@ -3,9 +3,11 @@
 Input: `arms` and `pairs` of a comparison. Output: text.
 """
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 Pair = dict[str, Any]
+FEWEST_GROUPS = 10  # fewer (effective) sources of clips say too little of others: nothing is claimed
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
@@ -13,25 +15,63 @@ def text_table(arms: dict[str, dict[str, Any]], pairs: list[Pair] = ()) -> str:
     """One line per arm: accuracy and macro-F1 in % (mean ± sd over draws), interval, difference to `direct` with its
     corrected p, share of the oracle gap, and what the training cost (mean per draw)."""
     found = {pair["arm"]: pair for pair in pairs if pair["baseline"] == "direct"}
-    lines = [["arm", "accuracy %", "95 % interval", "macro-F1 %", "to direct", "p", "of gap"]]
+    lines = [["arm", "draws", "accuracy %", "95 % interval", "macro-F1 %", "to direct", "corrected p", "of gap"]]
     lines[0] += ["steps", "clips shown", "tokens", "FLOPs", "training s"]
+    counts = [len(entry["draws"]) for entry in arms.values()]
     for arm, entry in arms.items():
         summary, pair = entry["summary"], found.get(arm)
         low, high = (f"{100 * value:.1f}" for value in summary["accuracy_interval"])
-        line = [arm, percent(summary["accuracy"]), f"{low}-{high}", percent(summary["macro_f1"])]
+        line = [arm, str(len(entry["draws"])), percent(summary["accuracy"]), f"{low}-{high}"]
+        line += [percent(summary["macro_f1"])]
         line += [signed_points(pair["difference"]), p_value(pair["p_corrected"]), share(pair)] if pair else ["-"] * 3
         lines.append(line + [cost(summary["costs"], key) for key in summary["costs"]])
-    kept = [i for i in range(len(lines[0])) if i < 4 or any(line[i] != "-" for line in lines[1:])]
+    kept = [i for i in range(len(lines[0])) if i < 5 or any(line[i] != "-" for line in lines[1:])]
+    if len({*counts}) == 1:
+        kept.remove(1)  # told once, below
     lines = [[line[i] for i in kept] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = [
         "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
         for line in lines
     ]
-    first = next(iter(arms.values()))["draws"]
-    metrics, draws = first[0]["metrics"], f"{len(first)} draw" + ("s" if len(first) > 1 else "")
+    metrics = next(iter(arms.values()))["draws"][0]["metrics"]
     levels = f"chance {100 * metrics['chance']:.1f} %, majority class {100 * metrics['majority']:.1f} %"
-    return "\n".join([*table, f"{metrics['n']:,} test clips, {draws}; {levels}"])
+    return "\n".join([*table, f"{metrics['n']:,} test clips, {draws_of(counts)}; {levels}", *few_sources(pairs)])
+
+
+def few_sources(pairs: list[Pair]) -> list[str]:
+    """A line that intervals and p-values rest on too few sources, where they do."""
+    sources = min((round(pair["effective_groups"]) for pair in pairs), default=FEWEST_GROUPS)
+    told = f"test clips of {sources} source" + ("s" if sources > 1 else "")
+    return [f"{told} are too few: do not trust intervals and p"] if sources < FEWEST_GROUPS else []
+
+
+def draws_of(counts: Collection[int]) -> str:
+    """`"10 draws"`, or `"2 to 10 draws"` where arms differ."""
+    fewest, most = min(counts), max(counts)
+    return (f"{most} draw" if fewest == most else f"{fewest} to {most} draw") + ("s" if most > 1 else "")
+
+
+def text_of_left_out(left_out: dict[str, str]) -> list[str]:
+    """`["probe, heads - why"]`: arms that are left out of a table, those of one reason together."""
+    return [
+        f"{', '.join(arm for arm in left_out if left_out[arm] == why)} - {why}"
+        for why in dict.fromkeys(left_out.values())
+    ]
+
+
+def text_of_rung(lost: dict[str, Any]) -> str:
+    """Why there is nothing to compare at a number of shots."""
+    return f"without arm '{lost['arm']}' there is nothing to compare: {lost['why']}"
+
+
+def left_out_rows(comparison: dict[str, Any], rungs: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """What is left out and why: arms, at each number of shots where there are several, and whole numbers of shots."""
+    found = []
+    for rung in rungs:
+        at = f", {rung['shots']} shots" if len(rungs) > 1 else ""
+        found += [(f"{arm}{at}", why) for arm, why in rung.get("left_out", {}).items()]
+    return found + [(f"{lost['shots']} shots", text_of_rung(lost)) for lost in comparison.get("rungs_left_out", [])]
 
 
 def percent(figure: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What differs between the families of bases: names of the parts, layers to wrap, positions, linear attention.
+"""What differs between the families of bases: names of the parts, positions, linear attention.
 
 Input: a model, a processor or a configuration. Output: facts, read from these where they hold them.
 """
@@ -49,14 +49,6 @@ def part_of(name: str) -> str:
 def vision_tower(model: nn.Module) -> nn.Module:
     """The module that turns pixels into embeddings, merger included."""
     return next(module for name, module in model.named_modules() if name.split(".")[-1] == "visual")
-
-
-def layers_to_wrap(model: nn.Module) -> list[str]:
-    """Class names of the repeated layers of language model and tower: FSDP's `transformer_layer_cls_to_wrap`."""
-    present = {type(module).__name__ for module in model.modules()}
-    names = sorted(present & set(model._no_split_modules))
-    assert len(names) == 2, f"one class of decoder layers and one of tower blocks are expected, not {names}"
-    return names
 
 
 def has_linear_attention(config: PreTrainedConfig) -> bool:

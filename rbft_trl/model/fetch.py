@@ -24,6 +24,7 @@ OURS += (
     "confusion.png",
 )
 PUBLIC_FILES = (*WEIGHTS, *PROCESSOR, *OURS, "README.md")
+TOY_BASES = {("toy", "base"): "make base", ("toy", "open_base"): "python toy/open_base.py"}
 
 
 def find_checkpoint(name: str, revision: str | None = None) -> Path:
@@ -49,6 +50,12 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"'{name}' is no folder, and nothing of that id comes from the Hub ({said})") from error
+
+
+def how_to_make(name: str) -> str:
+    """`"; make the base with: …"` for a base of the toy domains, which a command makes; else an empty string."""
+    command = TOY_BASES.get(Path(name).parts[-2:])
+    return f"; make the base with: {command}" if command else ""
 
 
 def is_hub_id(name: str) -> bool:

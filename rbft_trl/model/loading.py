@@ -28,6 +28,7 @@ from rbft_trl.data.jsonl import read_json
 from rbft_trl.data.video import file_hash
 from rbft_trl.errors import UserError, nearest, searched
 from rbft_trl.model.families import NOT_IN_4BIT, against_4bit, part_of, refuse_tree_masks, vision_tower
+from rbft_trl.model.fetch import how_to_make
 from rbft_trl.model.shards import size_of
 
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
@@ -45,9 +46,8 @@ def check_base(args: ModelArguments) -> None:
     name, folder = args.model_name_or_path, Path(args.model_name_or_path)
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists()
     if looks_local and not (folder / "config.json").is_file():
-        raise UserError(
-            f"model_name_or_path '{name}' holds no config.json; name a model folder or a Hub id (org/name)"
-        )
+        way_out = how_to_make(name) or "; name a model folder or a Hub id (org/name)"
+        raise UserError(f"model_name_or_path '{name}' holds no config.json{way_out}")
     if folder.is_dir() and args.model_revision is not None:
         raise UserError(f"model_revision is '{args.model_revision}' but '{name}' is a folder; leave it out")
     if unknown := [name for name in _attentions(args) if name not in (None, *ATTENTIONS)]:
@@ -108,7 +108,8 @@ def load_processor(name: str, revision: str | None = None) -> ProcessorMixin:
     try:
         processor = AutoProcessor.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
-        raise UserError(f"no processor could be loaded from '{name}'{searched(name)}: {_first_line(error)}") from error
+        said, way_out = f"no processor could be loaded from '{name}'{searched(name)}: ", how_to_make(name)
+        raise UserError(f"{said}{_first_line(error).rstrip('.')}{way_out}") from error
     if getattr(processor, "video_processor", None) is None:
         raise UserError(f"the processor of '{name}' takes no video; use a Qwen2-VL-class model")
     if not processor.chat_template or processor.tokenizer.eos_token_id is None:

@@ -143,7 +143,8 @@ def check_other_labels(record: dict[str, Any], folder: str | Path, card: TaskCar
     """As `check_same`, for a card of which the checkpoint has seen no label (base-to-novel): nothing else differs.
 
     Raises:
-        UserError: if it has seen a label, or the question, role, aspects, prompts or a wanted key differ.
+        UserError: if it has seen a label, or the question, role, aspects, prompts (but the checklist's) or a wanted
+            key differ.
     """
     places = [place / CARD_FILE for place in (Path(folder), Path(folder).parent)]
     trained = TaskCard.from_yaml(next((place for place in places if place.is_file()), places[0]))
@@ -153,11 +154,10 @@ def check_other_labels(record: dict[str, Any], folder: str | Path, card: TaskCar
             f"unseen_labels is true but '{folder}' was trained on {len(shared)} labels of {card.path}, e.g. "
             f"'{shared[0]}'; name a card of which it has seen none, or leave unseen_labels out"
         )
-    for key in ("question", "role", "aspects", "prompts"):
-        if getattr(trained, key) != getattr(card, key):
-            raise UserError(
-                f"'{folder}' was trained with another {key} than {card.path} has; only the labels may differ there"
-            )
+    if what := trained.differs_beside_labels(card):
+        raise UserError(
+            f"'{folder}' was trained with another {what} than {card.path} has; only the labels may differ there"
+        )
     _check_wanted(record, folder, wanted)
 
 
@@ -194,20 +194,29 @@ def check_unseen(
     manifest: dict[str, dict[str, Any]],
     split: str,
 ) -> None:
-    """Refuses clips of `split` that the checkpoint was trained on, or (for the test) selected by: by group, and by the
-    contents of their files.
+    """Refuses clips of `split` that the checkpoint has seen (see `leaked`).
 
     A split made by seed is dealt anew when seed or clips change; a test would then hold training clips.
 
     Raises:
         UserError: naming a group or counting the files, and the way out.
     """
+    what, names = leaked(record, rows, manifest, split)
+    if names:
+        named = f", e.g. '{names[0]}'," if what == "groups" else ""
+        raise UserError(
+            f"{len(names)} {what} of the {split} split{named} were used to train '{folder}'; evaluate with the split "
+            "that it was trained with, or train again"
+        )
+
+
+def leaked(
+    record: dict[str, Any], rows: list[dict[str, Any]], manifest: dict[str, dict[str, Any]], split: str
+) -> tuple[str, list[str]]:
+    """What of `split` was trained on, or (of the test) selected by: `("groups", names)`, or else, by the contents of
+    their files, `("files", hashes)`; empty if it is new."""
     for kind, own in (("", groups_of(rows, split)), ("_files", files_of(rows, manifest, split))):
         seen = set(record[f"trained_on{kind}"]) | (set(record[f"selected_by{kind}"]) if split == "test" else set())
-        if leaked := [name for name in own if name in seen or (not kind and hashed(name) in seen)]:
-            what = "files" if kind else "groups"
-            named = "" if kind else f", e.g. '{leaked[0]}',"
-            raise UserError(
-                f"{len(leaked)} {what} of the {split} split{named} were used to train '{folder}'; evaluate with the "
-                "split that it was trained with, or train again"
-            )
+        if names := [name for name in own if name in seen or (not kind and hashed(name) in seen)]:
+            return "files" if kind else "groups", names
+    return "files", []
