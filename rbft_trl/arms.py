@@ -13,6 +13,7 @@ from rbft_trl.yaml_file import check_keys, read_mapping
 
 ENTRY_OF = {"rationales": "rationales", "stage1": "sft", "stage2": "sft", "direct": "sft", "star": "star"}
 ENTRIES = ("rationales", "sft", "star", "texts")
+TRUE = ("oracle", "labels")  # kinds of texts that are made from oracle_texts
 ROLES = ("oracle", "control", "reference")
 MATCHED = ("steps_of", "flops_of", "steps_share")
 REFERENCE = re.compile(r"<(?:(?P<arm>[^/<>]+)/)?(?P<step>[^/<>]+)>")

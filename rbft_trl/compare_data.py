@@ -7,7 +7,7 @@ import dataclasses
 from collections import Counter
 from typing import Any
 
-from rbft_trl.arms import Arm, Step
+from rbft_trl.arms import TRUE, Arm, Step
 from rbft_trl.cells import Cells, other_card, shared
 from rbft_trl.checklist import check_checklist
 from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
@@ -15,7 +15,7 @@ from rbft_trl.costs import Place
 from rbft_trl.data.splits import draw_shots
 from rbft_trl.errors import UserError
 from rbft_trl.eval import ALONE, check_method
-from rbft_trl.evidence.controls import oracle_samples
+from rbft_trl.evidence.controls import oracle_samples, told_labels
 from rbft_trl.model.provenance import files_of, groups_of, leaked
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe, words_of
@@ -39,7 +39,7 @@ def check_data(run: Cells) -> Task:
     check_pool(steps, task)
     for name in run.args.arms:
         check_rival(run, run.arms[name])
-    oracle = [step for _, step in steps if step.recipe == "oracle"]
+    oracle = [step for _, step in steps if step.recipe in TRUE]
     if oracle or run.args.other_cards:
         check_oracle(run, oracle, run.whole)
         check_other_cards(run, run.whole)
@@ -67,9 +67,13 @@ def check_writer(run: Cells, arm: Arm, step: Step, task: Task) -> None:
 
 
 def check_oracle(run: Cells, steps: list[Step], whole: Task) -> None:
-    """Every training clip has its true description, where an arm needs it (`times_labels: 1`: every labelled one)."""
+    """Every training clip has its true description or class, where an arm needs it (with `times_labels: 1` a
+    description of every labelled one)."""
     train = [row for row in whole.rows if row["split"] == "train"]
-    needs = {(step.settings.get("column", "text"), step.settings.get("times_labels") == 1) for step in steps}
+    if any(step.recipe == "labels" for step in steps):
+        told_labels([row | {"label": None} for row in train], run.truth, whole.card)
+    written = [step.settings for step in steps if step.recipe == "oracle"]
+    needs = {(settings.get("column", "text"), settings.get("times_labels") == 1) for settings in written}
     for column, labelled in needs:
         rows = [row for row in train if row["label"] is not None or not labelled]
         oracle_samples(rows, {name: row.get(column, "") for name, row in run.truth.items()}, whole.card)

@@ -19,6 +19,7 @@ from rbft_trl.evidence.controls import (
     playing_order,
     pseudo_labels,
     shuffled_within_class,
+    told_labels,
 )
 from rbft_trl.model.loading import base_fingerprint
 from rbft_trl.start import Row, Task
@@ -34,6 +35,7 @@ KINDS = {
     "playing_order": "a question that needs no label: is the clip played forwards, backwards or shuffled?",
     "play_count": "a question that needs no label: is the clip played once, twice or three times?",
     "pseudo_labels": "what a trained classifier says of the pool, as answers to the label prompt",
+    "labels": "the classes that oracle_texts tells of the pool, as answers to the label prompt: what labels give",
 }
 NEEDS_SOURCE = ("own", "shuffled", "permuted", "gold_line", "pseudo_labels")
 OWN_SETTINGS = {"own": {"most_tokens"}, "oracle": {"column"}, "pseudo_labels": {"min_score"}}
@@ -123,6 +125,8 @@ def make_texts(
     elif kind == "pseudo_labels":
         scores = score_pool(task, rows, str(source))
         samples = pseudo_labels(rows, scores, task.card, task.definitions, min_score=settings.get("min_score", 0.0))
+    elif kind == "labels":
+        samples = pseudo_labels(rows, told_labels(rows, truth, task.card), task.card, task.definitions)
     else:
         column = settings.get("column", "text")
         samples = oracle_samples(rows, {name: row.get(column, "") for name, row in truth.items()}, task.card)

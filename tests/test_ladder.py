@@ -18,13 +18,13 @@ from toy.attribute_probe import attributes
 def test_every_cell_is_an_arm_that_the_comparison_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     names = ladder.write_arms(tmp_path)
-    assert len(names) == len(set(names)) == 1 + 2 + 5 * 3 * 2 + 2  # the definition has labelled clips alone
+    assert len(names) == len(set(names)) == 1 + 2 + 5 * 3 * 2 + 2 + 2 * 2  # definitions: labelled clips alone
     words = ["--arms", f"[{', '.join(names)}]", "--arms_folder", str(tmp_path), "--trials", "null"]
     (args,) = parse_recipe(["recipes/toy/compare.yaml", *words], CompareArguments)
     arms = compare.check(args)
     assert arms["true_1x_lm"].role == arms["guideline_4x_tower"].role == "oracle"
     assert arms["shuffled_1x_lm"].role == "control" and arms["direct_lm"].role == "reference"
-    assert arms["hinted_1x_lm"].role is None
+    assert arms["hinted_1x_lm"].role is None and arms["labels_4x_tower"].role == "reference"
     assert arms["hinted_4x_lm"].step("stage1").settings["train_parts"] == ["llm"]
     assert arms["shuffled_16x_tower"].step("texts").settings == {"source": "<oracle_all/texts>", "times_labels": 16}
 

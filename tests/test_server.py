@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,19 +101,13 @@ def test_the_server_sees_our_frames_and_writes_what_the_base_here_writes(
 
 
 def test_every_clip_once_whatever_the_server_does(run: Callable, toy: Remote, capsys: pytest.CaptureFixture) -> None:
-    straight = run("straight", num_samples=2, temperature=1.0, label_shown="blind_then_hint", checks="label_match")
+    how = {"num_samples": 2, "temperature": 1.0, "label_shown": "blind_then_hint", "checks": "label_match"}
+    straight = run("straight", **how)
     toy.script(
         faults={"0": "503", "2": "retry 0.2", "5": "cut", "6": "hang 11", "9": "500", "11": "say {", "20": "cut"}
         | {"13": "drip 25"}
     )
-    rows = run(
-        "faults",
-        num_samples=2,
-        temperature=1.0,
-        label_shown="blind_then_hint",
-        checks="label_match",
-        server_timeout=10,
-    )
+    rows = run("faults", server_timeout=10, **how)
     assert rows == straight
     keys = [(row["id"], row["sample"]) for row in rows]
     assert len(keys) == len(set(keys)) and len({name for name, _ in keys}) == CLIPS
@@ -125,13 +118,9 @@ def test_every_clip_once_whatever_the_server_does(run: Callable, toy: Remote, ca
     assert sum("fault" in seen for seen in log) == 8 and {seen["n"] for seen in log} == {2}
     asked, again, *_ = [seen["time"] for seen in log if seen["seed"] == log[2]["seed"]]
     assert again - asked >= 0.2  # what Retry-After asked for, and no wait of our own is that long here
-    told = re.findall("requests that were sent again: (.*)", capsys.readouterr().out)
-    counts: Counter = Counter()
-    for count, what in re.findall(r"(\d+) x ([^,]+)", ", ".join(told)):
-        counts[what] += int(count)
-    assert counts.total() == len(log) - CLIPS - hinted  # 8, and one more where a slow machine passes a time-out
-    assert counts["cut answer"] == 2 and counts["HTTP 429"] == 1 and counts["time-out after 10 s"] >= 1
-    assert counts["time-out in the middle of an answer"] == 1
+    told = re.findall(r"(\d+) x ([^,\n]+)", capsys.readouterr().out.partition("requests that were sent again: ")[2])
+    assert sum(int(count) for count, _ in told) == len(log) - CLIPS - hinted  # 8, and more where a slow machine's pass
+    assert {("2", "cut answer"), ("1", "HTTP 429"), ("1", "time-out in the middle of an answer")} <= set(told)
     assert len({row["seed"] for row in rows}) == CLIPS + hinted
 
 

@@ -111,6 +111,17 @@ def test_pseudo_labels_keep_the_sure_ones() -> None:
     assert made[0]["prompt"] == CARD.label_prompt(definitions=False)
 
 
+def test_labels_of_the_pool_are_those_that_somebody_knows() -> None:
+    rows = [{"id": name, "video": name, "label": label} for name, label in (("a", "dorvan"), ("b", None))]
+    told = controls.told_labels(rows, {"a": {"label": "miloren"}, "b": {"label": "miloren"}}, CARD)
+    assert told == {"b": {"miloren": 1.0}}, "a clip with a label keeps its own"
+    made = controls.pseudo_labels(rows, told, CARD, False)
+    assert [(s["id"], s["text"], s["verdict"]) for s in made] == [
+        ("a", "dorvan", "kept"),
+        ("b", "miloren", "unlabelled"),
+    ]
+
+
 def test_a_definition_with_a_final_line_is_refused_as_what_it_is() -> None:
     rows = [{"id": "a", "video": "a", "label": "dorvan"}]
     with pytest.raises(

@@ -1,5 +1,5 @@
 """Where rationales pay: text of stage 1 x clips in stage 1 x parts that LoRA trains there, each against direct SFT, of
-the language model and of all parts.
+the language model and of all parts; and what labels of the same clips give, which is the other use of the work.
 
 Stage 2 trains the language model in all cells with a text (rbft beside them is the arm as it is everywhere): at the
 rate of the toy recipes it would take away from the tower what true texts have taught it (RESULTS.md).
@@ -58,6 +58,12 @@ def write_arms(folder: Path) -> list[str]:
                 names.append(f"{text}_{times}x_{parts}")
                 about = f"{text} texts, {times} x the labels, LoRA on {parts}"
                 _write(folder, names[-1], about, steps, role=ROLES.get(text))
+    for times in TIMES[1:]:
+        for parts, trained in PARTS.items():
+            last = {"recipe": "direct", "target": "rationale", "rationales": "<texts>", "train_parts": trained}
+            steps = {"texts": {"texts": "labels", "times_labels": times}, "direct": last | {"steps_of": "rbft"}}
+            names.append(f"labels_{times}x_{parts}")
+            _write(folder, names[-1], f"no text; {times} x the labels, LoRA on {parts}", steps, role="reference")
     return names
 
 

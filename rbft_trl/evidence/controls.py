@@ -177,6 +177,26 @@ def pseudo_labels(
     return samples
 
 
+def told_labels(
+    rows: list[dict[str, Any]], truth: dict[str, dict[str, Any]], card: TaskCard
+) -> dict[str, dict[str, float]]:
+    """The class of each clip of the pool as somebody knows it, in the form of scores.
+
+    Raises:
+        UserError: if a clip of the pool has no class there, or one that is not in the card.
+    """
+    told = {}
+    for row in (row for row in rows if row["label"] is None):
+        label = truth.get(row["id"], {}).get("label")
+        if label not in card.names:
+            raise UserError(
+                f"oracle_texts: the label of clip '{row['id']}' is {label!r}, which is no class of {card.path}; write "
+                "it there, or leave out the arms with these labels"
+            )
+        told[row["id"]] = {label: 1.0}
+    return told
+
+
 def _free(sample: Sample, prompt: str, text: str) -> Sample:
     """A sample under a prompt of its own, which has no final line."""
     verdict = "unlabelled" if sample["label"] is None else "kept"
