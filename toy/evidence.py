@@ -22,6 +22,7 @@ from rbft_trl.evidence.yields import ROUTES
 from toy import star_answers
 from toy.attribute_probe import attributes, probe_cells
 from toy.domains import DOMAINS
+from toy.figures import draw_arms, draw_ladder
 from toy.ladder import table, write_arms
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -174,6 +175,15 @@ def tables(names: list[str]) -> None:
             print("\n" + table(comparison, attributes(read_jsonl(probed)) if probed.is_file() else {}))
 
 
+def pictures() -> None:
+    """Draws the ladder, and the arms of every domain that has been measured, beside the results."""
+    found = {name: RESULTS / f"arms_{name}.jsonl" for name in DOMAINS}
+    if arms := {name: read_results(file) for name, file in found.items() if file.is_file()}:
+        draw_arms(arms, RESULTS / "arms.png")
+    if (kept := RESULTS / "ladder_far.jsonl").is_file():
+        draw_ladder(read_results(kept), RESULTS / "ladder.png")
+
+
 def print_rungs(title: str, comparison: dict[str, Any], *, sentence: bool = True) -> None:
     """Table, sentence and yields of a comparison at each number of shots. The sentence of a ladder would be of direct
     SFT with the tower alone, and not of the same parts."""
@@ -215,6 +225,7 @@ def main(argv: list[str]) -> None:
         kept = RESULTS / star_answers.KEPT.name
         told = star_answers.table(read_jsonl(kept)) if kept.is_file() else "not measured\n"
         print(f"\n## Video-STaR on answers that are no classes\n\n{told}")
+        pictures()
 
 
 if __name__ == "__main__":

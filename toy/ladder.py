@@ -81,11 +81,7 @@ def table(comparison: dict[str, Any], probed: Attributes) -> str:
         comparison (`dict`): Of `read_results`.
         probed (`dict`): Of toy/attribute_probe.py: what a probe reads off the model after stage 1, where measured.
     """
-    arms = comparison["arms"]
-    names = next(iter(arms.values()))["draws"][0]["metrics"]["confusion"]["labels"]
-    clips = comparison["rungs"][-1]["clips"]
-    outcomes = {name: read_outcomes(entry["draws"], names, clips=clips) for name, entry in arms.items()}
-    cells = sum(name not in RIVALS for name in arms)
+    arms, pairs = comparison["arms"], differences(comparison)
     lines = [["text of stage 1", "clips there", "LoRA on", "accuracy %", *RIVALS.values(), "corrected p"]]
     lines[0] += [f"probe: {name} %" for name in SEEN]
     lines.append(["---"] * len(lines[0]))
@@ -93,15 +89,26 @@ def table(comparison: dict[str, Any], probed: Attributes) -> str:
         lines.append(["the base", *[""] * 6, *_seen(probed, "base")])
     for name, entry in arms.items():
         gains = [""] * (len(RIVALS) + 1)
-        if name not in RIVALS:
-            pairs = [
-                compare_arms(outcomes[name], outcomes[rival], arm=name, baseline=rival, resample=False)
-                for rival in RIVALS
-            ]
-            gains = ["{:+.1f} ({:.1f} to {:.1f})".format(pair["difference"], *pair["interval"]) for pair in pairs]
-            gains.append(p_value(min(1.0, cells * max(pair["p"] for pair in pairs))))
-        lines.append([*_told(name), _mean_sd(entry["summary"]["accuracy"]), *gains, *_seen(probed, name)])
+        if name in pairs:
+            own = pairs[name].values()
+            gains = ["{:+.1f} ({:.1f} to {:.1f})".format(pair["difference"], *pair["interval"]) for pair in own]
+            gains.append(p_value(min(1.0, len(pairs) * max(pair["p"] for pair in own))))
+        lines.append([*told(name), _mean_sd(entry["summary"]["accuracy"]), *gains, *_seen(probed, name)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def differences(comparison: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Every cell against each of `RIVALS` (rbft_trl.evidence.stats.compare_arms), by arm and rival."""
+    arms, clips = comparison["arms"], comparison["rungs"][-1]["clips"]
+    names = next(iter(arms.values()))["draws"][0]["metrics"]["confusion"]["labels"]
+    seen = {name: read_outcomes(entry["draws"], names, clips=clips) for name, entry in arms.items()}
+    return {
+        name: {
+            rival: compare_arms(seen[name], seen[rival], arm=name, baseline=rival, resample=False) for rival in RIVALS
+        }
+        for name in arms
+        if name not in RIVALS
+    }
 
 
 def _mean_sd(found: dict[str, Any]) -> str:
@@ -112,7 +119,7 @@ def _seen(probed: Attributes, arm: str) -> list[str]:
     return [_mean_sd(probed[arm][name]) if arm in probed else "" for name in SEEN]
 
 
-def _told(name: str) -> tuple[str, str, str]:
+def told(name: str) -> tuple[str, str, str]:
     """Text, clips and parts of a cell by its name."""
     if name in RIVALS:
         return "none", "0", "lm" if name == "direct_lm" else "tower"
