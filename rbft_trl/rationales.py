@@ -5,6 +5,7 @@ Command: accelerate launch rbft_trl/rationales.py recipes/rationales.yaml
 """
 
 import dataclasses
+import warnings
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -165,7 +166,7 @@ def finish(
     kept = kept_share(samples, card)
     note = {"note": UNVERIFIED} if args.server_url else {}
     limits = {key: getattr(args, key) for key in OF_THE_CHECKS}
-    write_json(summary_file(output), settings | limits | {"kept": kept} | note)
+    write_json(summary_file(output), settings | limits | {"kept": kept, "samples": len(samples)} | note)
     write_jsonl(output, samples)  # last: where it stands, the step is complete
     if known := [sample["agreement"] for sample in samples if "agreement" in sample]:
         low, middle, high = quantiles(known, n=4)
@@ -188,6 +189,12 @@ def reuse(
         raise UserError(f"'{output}' exists and was made with another {told}; delete it or choose another output_file")
     print(f"'{output}' is complete: its rationales are reused, and checked again")
     samples = read_jsonl(output)
+    if (wrote := made.get("samples", len(samples))) != len(samples):  # cut, or edited, which a person may do
+        warnings.warn(
+            f"'{output}' has {len(samples)} rationales, its step wrote {wrote}; they are used as they stand, delete "
+            "the file to write all again",
+            stacklevel=2,
+        )
     if is_main:
         samples = finish(samples, output, settings, card, args)
     require_every_class(samples, card)

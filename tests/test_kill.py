@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -51,6 +52,11 @@ def test_stage0_killed_and_started_again(toy_set: tuple[Path, Path], smoke_base:
     assert file.read_text() == straight.read_text() and not part.exists()
     keys = [(row["id"], row["sample"]) for row in read_jsonl(file)]
     assert len(keys) == len(set(keys)) and len({clip for clip, _ in keys}) == 2 * 8 + 8
+
+    cut = file.read_text().splitlines(keepends=True)[:-1]  # at the end of a line, so that no line is damaged
+    file.write_text("".join(cut))
+    with pytest.warns(UserWarning, match=f"has {len(keys) - 1} rationales, its step wrote {len(keys)}"):
+        assert len(rationales.main([recipe])) == len(keys) - 1
 
 
 def test_training_killed_and_resumed_equals_the_straight_run(
