@@ -13,7 +13,7 @@ from rbft_trl.yaml_file import check_keys, read_mapping
 
 ENTRY_OF = {"rationales": "rationales", "stage1": "sft", "stage2": "sft", "direct": "sft", "star": "star"}
 ENTRIES = ("rationales", "sft", "star", "texts")
-TRUE = ("oracle", "labels")  # kinds of texts that are made from oracle_texts
+TRUE = ("oracle", "labels")  # kinds of texts that nobody can make without oracle_texts
 ROLES = ("oracle", "control", "reference")
 MATCHED = ("steps_of", "flops_of", "steps_share")
 REFERENCE = re.compile(r"<(?:(?P<arm>[^/<>]+)/)?(?P<step>[^/<>]+)>")
@@ -43,6 +43,11 @@ class Step:
     steps_of: str | None = None
     flops_of: str | None = None
     steps_share: float = 1.0
+
+    @property
+    def knows_truth(self) -> bool:
+        """Whether these texts are made from oracle_texts."""
+        return self.entry == "texts" and (self.recipe in TRUE or bool(self.settings.get("pool")))
 
 
 @dataclass(frozen=True)

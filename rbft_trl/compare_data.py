@@ -7,7 +7,7 @@ import dataclasses
 from collections import Counter
 from typing import Any
 
-from rbft_trl.arms import TRUE, Arm, Step
+from rbft_trl.arms import Arm, Step
 from rbft_trl.cells import Cells, other_card, shared
 from rbft_trl.checklist import check_checklist
 from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
@@ -39,7 +39,7 @@ def check_data(run: Cells) -> Task:
     check_pool(steps, task)
     for name in run.args.arms:
         check_rival(run, run.arms[name])
-    oracle = [step for _, step in steps if step.recipe in TRUE]
+    oracle = [step for _, step in steps if step.knows_truth]
     if oracle or run.args.other_cards:
         check_oracle(run, oracle, run.whole)
         check_other_cards(run, run.whole)
@@ -70,7 +70,7 @@ def check_oracle(run: Cells, steps: list[Step], whole: Task) -> None:
     """Every training clip has its true description or class, where an arm needs it (with `times_labels: 1` a
     description of every labelled one)."""
     train = [row for row in whole.rows if row["split"] == "train"]
-    if any(step.recipe == "labels" for step in steps):
+    if any(step.recipe != "oracle" for step in steps):
         told_labels([row | {"label": None} for row in train], run.truth, whole.card)
     written = [step.settings for step in steps if step.recipe == "oracle"]
     needs = {(settings.get("column", "text"), settings.get("times_labels") == 1) for settings in written}

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rbft_trl.arms import TRUE, Arm, Step, read_arms
+from rbft_trl.arms import Arm, Step, read_arms
 from rbft_trl.compare_config import CompareArguments
 from rbft_trl.configs import ModelArguments
 from rbft_trl.data.task import TaskCard, fingerprint
@@ -52,7 +52,7 @@ def _digest(content: Any) -> str:
 
 def _made(args: CompareArguments, step: Step) -> dict[str, Any]:
     if step.entry == "texts":
-        truth = Path(args.oracle_texts).read_text(encoding="utf-8") if step.recipe in TRUE else None
+        truth = Path(args.oracle_texts).read_text(encoding="utf-8") if step.knows_truth else None
         return vars(step) | {"truth": truth}
     after = [_written(args.stage2, args.setup)] if step.entry == "star" else []
     return vars(step) | {"recipe": [_written(args.recipe_of(step.recipe), args.setup), *after]}

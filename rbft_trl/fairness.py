@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rbft_trl import star
-from rbft_trl.arms import TRUE, Arm, Step, read_arms, references
+from rbft_trl.arms import Arm, Step, read_arms, references
 from rbft_trl.cells import COMPARISON, shared
 from rbft_trl.compare_cards import check_cards
 from rbft_trl.compare_config import RECIPES, CompareArguments
@@ -157,7 +157,7 @@ def check_step(
         raise UserError(f"{place}: '{own[0]}' is set by the comparison; leave it out")
     if step.entry == "texts":
         check_texts(step.recipe, step.settings, place)
-        if step.recipe in TRUE and args.oracle_texts is None:
+        if step.knows_truth and args.oracle_texts is None:
             raise UserError(f"{place} needs true descriptions; name them as 'oracle_texts', or leave out the arm")
         return {}
     if (recipe := args.recipe_of(step.recipe)) is None:

@@ -27,7 +27,7 @@ from rbft_trl.start import Row, Task
 Sample = dict[str, Any]
 KINDS = {
     "own": "as they are (times_labels: fewer clips of the pool; most_tokens: the beginning of each)",
-    "shuffled": "each clip has the text of another clip of its class",
+    "shuffled": "each labelled clip has the text of another of its class (pool: true: others too, by oracle_texts)",
     "permuted": "the words of each text in another order",
     "gold_line": "the reasoning as it is, the final line says the true label",
     "definition": "what the task card says of each labelled clip's class: what a rationale can say without its clip",
@@ -38,7 +38,7 @@ KINDS = {
     "labels": "the classes that oracle_texts tells of the pool, as answers to the label prompt: what labels give",
 }
 NEEDS_SOURCE = ("own", "shuffled", "permuted", "gold_line", "pseudo_labels")
-OWN_SETTINGS = {"own": {"most_tokens"}, "oracle": {"column"}, "pseudo_labels": {"min_score"}}
+OWN_SETTINGS = {"own": {"most_tokens"}, "shuffled": {"pool"}, "oracle": {"column"}, "pseudo_labels": {"min_score"}}
 
 
 def check_texts(kind: str, settings: dict[str, Any], place: str) -> None:
@@ -58,6 +58,8 @@ def check_texts(kind: str, settings: dict[str, Any], place: str) -> None:
     for key in ("times_labels", "most_tokens"):
         if key in settings and (type(settings[key]) is not int or settings[key] < 1):
             raise UserError(f"{place}: '{key}' is {settings[key]!r} but must be a whole number from 1")
+    if type(settings.get("pool", False)) is not bool:
+        raise UserError(f"{place}: 'pool' is {settings['pool']!r} but must be true or false")
     score = settings.get("min_score", 0.0)
     if not isinstance(score, int | float) or not 0 <= score < 1:
         raise UserError(f"{place}: 'min_score' is {score!r} but must be a number from 0 to below 1")
@@ -96,7 +98,7 @@ def make_texts(
         task (`Task`): The draw; its training rows get texts.
         output (`Path`): The file.
         settings (`dict`): `source` (a file, or for pseudo-labels a folder), `times_labels` (as many clips in all as
-            labels times this), `most_tokens`, `column` (of the true descriptions), `min_score`.
+            labels times this), `most_tokens`, `column` (of the true descriptions), `min_score`, `pool`.
         truth (`dict`): True descriptions (and classes, where known) by id.
         base (`ModelArguments`): The base that will be trained on them.
         seed (`int`): Of whatever is drawn.
@@ -105,11 +107,11 @@ def make_texts(
     kept = {row["id"] for row in rows}
     source = settings.get("source")
     own = [s for s in read_jsonl(source) if s["id"] in kept] if source and kind != "pseudo_labels" else []
-    classes = {name: row["label"] for name, row in truth.items() if row.get("label")}
     if kind == "own":
         samples = [shortened(sample, task, settings.get("most_tokens")) for sample in own]
     elif kind == "shuffled":
-        samples = shuffled_within_class(own, task.card, seed=seed, classes=classes)
+        classes = {name: row["label"] for name, row in truth.items() if row.get("label")}
+        samples = shuffled_within_class(own, task.card, seed=seed, classes=classes if settings.get("pool") else None)
     elif kind == "permuted":
         samples = permuted_words(own, task.card, seed=seed)
     elif kind == "gold_line":

@@ -54,7 +54,6 @@ def test_all_arms_on_two_draws(recipe: Path, capsys: pytest.CaptureFixture, monk
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Synthetic &lt;clips&gt;." in page and "<script" not in page and "data:image/png;base64" in page
 
-    truth = {row["id"]: row["label"] for row in read_jsonl(yaml.safe_load(recipe.read_text())["oracle_texts"])}
     for draw in range(2):
         direct, rbft, shuffled, oracle = (arms[arm]["draws"][draw] for arm in ("direct", "rbft", "shuffled", "oracle"))
         assert direct["steps"] == rbft["steps"] == shuffled["steps"] == oracle["steps"] > 0
@@ -62,9 +61,9 @@ def test_all_arms_on_two_draws(recipe: Path, capsys: pytest.CaptureFixture, monk
         own = {s["id"]: s for s in read_jsonl(rbft["rationales"]) if s["verdict"] != "dropped"}
         for sample in read_jsonl(shuffled["rationales"]):
             giver = (sample["reason"] or "").removeprefix("shuffled: from ")
-            assert truth[giver or sample["id"]] == truth[sample["id"]], "within the true class, in the pool too"
-            if not giver:  # the only clip of its class in the pool
-                assert sample["label"] is None and sample["text"] == own[sample["id"]]["text"]
+            assert bool(giver) == (sample["label"] is not None), "who knows no class cannot exchange within it"
+            if not giver:
+                assert sample["text"] == own[sample["id"]]["text"]
                 continue
             assert giver != sample["id"] and own[giver]["label"] == own[sample["id"]]["label"] == sample["label"]
         assert len(read_jsonl(oracle["rationales"])) == 2 * 8 + 8

@@ -200,3 +200,7 @@ def test_labels_of_the_pool_are_asked_for_before_anything_runs() -> None:
             UserError, match=f"oracle_texts: the label of clip '{lost}' is {said!r}, which is no class"
         ):
             check_oracle(SimpleNamespace(truth=truth), [step], whole)
+    pool = Step("texts", "texts", "shuffled", {"source": "<rbft/rationales>", "pool": True})
+    assert pool.knows_truth and not Step("texts", "texts", "shuffled").knows_truth
+    with pytest.raises(UserError, match="the label of clip 'b' is None"):
+        check_oracle(SimpleNamespace(truth={"a": told["a"]}), [pool], whole)

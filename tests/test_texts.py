@@ -111,6 +111,26 @@ def test_pseudo_labels_keep_the_sure_ones() -> None:
     assert made[0]["prompt"] == CARD.label_prompt(definitions=False)
 
 
+def test_clips_of_the_pool_exchange_their_texts_only_where_somebody_tells_their_class() -> None:
+    """Who exchanges the texts of a class hands that class to stage 1."""
+    rows = [
+        (f"{name}{i}", label, name)
+        for name in ("dorvan", "miloren")
+        for i, label in enumerate((name, name, None, None))
+    ]
+    samples = [
+        {"id": clip, "label": label, "sample": 0, "verdict": "kept" if label else "unlabelled", "text": f"of {clip}"}
+        for clip, label, _ in rows
+    ]
+    own = {s["id"]: s["text"] for s in samples}
+    alone = controls.shuffled_within_class(samples, CARD, seed=0)
+    told = controls.shuffled_within_class(samples, CARD, seed=0, classes={clip: name for clip, _, name in rows})
+    for made, exchanged in ((alone, 4), (told, 8)):
+        assert sum(own[s["id"]] not in s["text"] for s in made) == exchanged and len(made) == 8
+        assert all(s["text"].split()[1][:-1] == s["id"][:-1] for s in made), "of the same class"
+    assert all((own[s["id"]] in s["text"]) == (s["label"] is None) for s in alone)
+
+
 def test_labels_of_the_pool_are_those_that_somebody_knows() -> None:
     rows = [{"id": name, "video": name, "label": label} for name, label in (("a", "dorvan"), ("b", None))]
     told = controls.told_labels(rows, {"a": {"label": "miloren"}, "b": {"label": "miloren"}}, CARD)
@@ -149,6 +169,7 @@ def test_subsets_are_nested_and_keep_every_label() -> None:
         ("oracle", {"source": "x"}, "'source' is no setting"),
         ("shuffled", {}, r"need a 'source'"),
         ("own", {"source": "x", "times_labels": 0}, "'times_labels' is 0"),
+        ("shuffled", {"source": "x", "pool": 1}, "'pool' is 1 but must be true or false"),
         ("pseudo_labels", {"source": "x", "min_score": 1.5}, "'min_score' is 1.5"),
     ],
 )

@@ -23,7 +23,7 @@ TEXTS = {
     "guideline": {"texts": "oracle", "column": "guideline"},
     "blind": {"texts": "gold_line", "source": "<blind_all/rationales>"},  # most blind final lines are wrong
     "hinted": {"texts": "own", "source": "<rbft_hint/rationales>"},
-    "shuffled": {"texts": "shuffled", "source": "<oracle_all/texts>"},
+    "shuffled": {"texts": "shuffled", "source": "<oracle_all/texts>", "pool": True},  # what the class alone gives
     "definition": {"texts": "definition"},  # of the class, so for labelled clips alone
 }
 ROLES = {"true": "oracle", "guideline": "oracle", "shuffled": "control"}

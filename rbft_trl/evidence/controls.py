@@ -21,9 +21,10 @@ def shuffled_within_class(
 ) -> list[Sample]:
     """Gives every used sample the reasoning of another clip of its class, with its own gold final line.
 
-    Across-class shuffling would be label noise and prove little, so clips of the pool exchange within their class
-    where `classes` (id → true class) tells it, and keep their own text where nobody knows it. If training on these
-    helps as much as on the clips' own rationales, then what a rationale says beyond its class did not matter.
+    Across-class shuffling would be label noise and prove little, so clips of the pool keep their own text. With
+    `classes` (id → true class) they exchange within it: that hands their class to stage 1, since the texts of a class
+    have much in common, and is no control of rationales any more. If training on these helps as much as on the clips'
+    own rationales, then what a rationale of a labelled clip says beyond its class did not matter.
 
     Raises:
         UserError: if all used samples of a class are of one clip, so that there is nothing to exchange.
