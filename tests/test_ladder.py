@@ -64,3 +64,5 @@ def test_the_table_tells_each_cell_with_its_interval_and_what_the_model_sees() -
     assert pairs["direct"]["p"] > pairs["direct_lm"]["p"], "the less sure of the two is told, for two cells"
     assert f"| {p_value(2 * pairs['direct']['p'])} |" in cell
     assert len({line.count("|") for line in text.splitlines()}) == 1
+    arms["true_16x_lm"]["draws"].pop()
+    assert "| true | 16x | lm | 60.0 ± 2.0 (1 draw) |" in ladder.table({"arms": arms, "rungs": [{"clips": clips}]}, {})

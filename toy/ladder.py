@@ -85,6 +85,7 @@ def table(comparison: dict[str, Any], probed: Attributes) -> str:
     lines = [["text of stage 1", "clips there", "LoRA on", "accuracy %", *RIVALS.values(), "corrected p"]]
     lines[0] += [f"probe: {name} %" for name in SEEN]
     lines.append(["---"] * len(lines[0]))
+    most = max(len(entry["draws"]) for entry in arms.values())
     if "base" in probed:
         lines.append(["the base", *[""] * 6, *_seen(probed, "base")])
     for name, entry in arms.items():
@@ -93,7 +94,9 @@ def table(comparison: dict[str, Any], probed: Attributes) -> str:
             own = pairs[name].values()
             gains = ["{:+.1f} ({:.1f} to {:.1f})".format(pair["difference"], *pair["interval"]) for pair in own]
             gains.append(p_value(min(1.0, len(pairs) * max(pair["p"] for pair in own))))
-        lines.append([*told(name), _mean_sd(entry["summary"]["accuracy"]), *gains, *_seen(probed, name)])
+        own = len(entry["draws"])
+        fewer = f" ({own} draw{'s' if own > 1 else ''})" if own < most else ""
+        lines.append([*told(name), _mean_sd(entry["summary"]["accuracy"]) + fewer, *gains, *_seen(probed, name)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
