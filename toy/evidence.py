@@ -30,6 +30,8 @@ RESULTS = REPOSITORY / "results"
 PROBED = 3  # draws of the ladder whose models are probed for what they see, 12 s each
 UNTRAINED = ["majority", "zero_shot", "probe", "heads"]
 MAIN = ["direct", "rbft", "shuffled", "oracle"]
+# The best rival in the first two draws of *far*, so that what later draws say of it was not chosen by them.
+RIVAL = "pseudo_labels"
 ALL = [
     *UNTRAINED,
     *MAIN,
@@ -66,7 +68,8 @@ class Run:
         arms (`list[str]`, *optional*): Files of recipes/arms; the cells of the ladder if None.
         shots (`list[int]`, *optional*): Labels per class; the recipes' own if None.
         draws (`int`, *optional*, defaults to 10): At most; the other domains repeat what *far* asks on ten.
-        few (`int`, *optional*, defaults to 10): Draws of the arms that the sentence does not need (all but `MAIN`).
+        few (`int`, *optional*, defaults to 10): Draws of the arms that the sentence does not need (all but `MAIN` and
+            `RIVAL`).
         trials (`bool`, *optional*, defaults to `True`): Whether each arm chooses as recipes/toy/compare.yaml says.
     """
 
@@ -78,10 +81,10 @@ class Run:
     trials: bool = True
 
     def chunks(self, *, seeds: int, first: int) -> list[tuple[list[str] | None, range]]:
-        """The draws from `first` on, at most `seeds` of them: those of all arms, then those of `MAIN` alone."""
+        """The draws from `first` on, at most `seeds` of them: those of all arms, then those of `MAIN` and `RIVAL`."""
         last = min(first + seeds, self.draws)
         both = min(max(self.few, first), last)
-        chunks = [(self.arms, range(first, both)), ([*UNTRAINED, *MAIN], range(both, last))]
+        chunks = [(self.arms, range(first, both)), ([*UNTRAINED, *MAIN, RIVAL], range(both, last))]
         return [chunk for chunk in chunks if chunk[1]]
 
 
@@ -90,13 +93,13 @@ class Run:
 FAR = [*ALL, "checklist", "zero_shot_definitions", "in_context"]
 FAR += ["rbft_blind", "rbft_unchecked", "rbft_all_checks"]
 # Five draws are the fewest that may say "cannot help", as the negative control, *disputed*, should.
-RUNS = {f"arms_{name}": Run(name, ALL, draws=5, few=2) for name in DOMAINS}
-RUNS |= {"arms_far": Run("far", FAR, few=3), "arms_disputed": Run("disputed", ALL, few=2)}
+RUNS = {f"arms_{name}": Run(name, ALL, draws=5, few=1) for name in DOMAINS}
+RUNS |= {"arms_far": Run("far", FAR, few=3), "arms_disputed": Run("disputed", ALL, few=1)}
 RUNS |= {f"star_{name}": Run(name, LONGER, draws=2, trials=False) for name in DOMAINS}
-RUNS["star_far"] = Run("far", [*LONGER, "rationale_only"], [2, 4, 8, 16], draws=3, trials=False)
+RUNS["star_far"] = Run("far", [*LONGER, "rationale_only"], [2, 4, 8, 16], draws=2, trials=False)
 # Sixteen times the labels of 8 shots are 1,024 clips, which is what there is.
 RUNS["ladder_far"] = Run("far", None, [8], trials=False)
-RUNS["shots_far"] = Run("far", ONE_TARGET, [2, 4, 8, 16], draws=3)
+RUNS["shots_far"] = Run("far", ONE_TARGET, [2, 4, 8], draws=3)  # at 16 shots these are cells of arms_far
 
 
 def command(name: str, arms: list[str] | None, draws: range) -> list[str]:
