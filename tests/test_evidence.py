@@ -21,7 +21,7 @@ def test_every_run_passes_the_checks_of_the_comparison(name: str, monkeypatch: p
 
 def test_all_arms_have_few_draws_and_the_main_ones_more() -> None:
     run = evidence.Run("near", ["direct", "rbft", "joint"], draws=5, few=2)
-    main = [*evidence.UNTRAINED, *evidence.MAIN, evidence.RIVAL]
+    main = [*evidence.UNTRAINED, *evidence.MAIN, *evidence.RIVALS]
     assert run.chunks(seeds=10, first=0) == [(run.arms, range(0, 2)), (main, range(2, 5))]
     assert run.chunks(seeds=1, first=1) == [(run.arms, range(1, 2))]
     assert run.chunks(seeds=2, first=1) == [(run.arms, range(1, 2)), (main, range(2, 3))]

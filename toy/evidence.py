@@ -30,8 +30,8 @@ RESULTS = REPOSITORY / "results"
 PROBED = 3  # draws of the ladder whose models are probed for what they see, 12 s each
 UNTRAINED = ["majority", "zero_shot", "probe", "heads"]
 MAIN = ["direct", "rbft", "shuffled", "oracle"]
-# The best rival in the first two draws of *far*, so that what later draws say of it was not chosen by them.
-RIVAL = "pseudo_labels"
+# The best of the first two draws of *far* and of the first of *near*, so that later draws did not choose them.
+RIVALS = ["pseudo_labels", "rbft_agreement"]
 ALL = [
     *UNTRAINED,
     *MAIN,
@@ -69,7 +69,7 @@ class Run:
         shots (`list[int]`, *optional*): Labels per class; the recipes' own if None.
         draws (`int`, *optional*, defaults to 10): At most; the other domains repeat what *far* asks on ten.
         few (`int`, *optional*, defaults to 10): Draws of the arms that the sentence does not need (all but `MAIN` and
-            `RIVAL`).
+            `RIVALS`).
         trials (`bool`, *optional*, defaults to `True`): Whether each arm chooses as recipes/toy/compare.yaml says.
     """
 
@@ -81,10 +81,10 @@ class Run:
     trials: bool = True
 
     def chunks(self, *, seeds: int, first: int) -> list[tuple[list[str] | None, range]]:
-        """The draws from `first` on, at most `seeds` of them: those of all arms, then those of `MAIN` and `RIVAL`."""
+        """The draws from `first` on, at most `seeds` of them: those of all arms, then those of `MAIN` and `RIVALS`."""
         last = min(first + seeds, self.draws)
         both = min(max(self.few, first), last)
-        chunks = [(self.arms, range(first, both)), ([*UNTRAINED, *MAIN, RIVAL], range(both, last))]
+        chunks = [(self.arms, range(first, both)), ([*UNTRAINED, *MAIN, *RIVALS], range(both, last))]
         return [chunk for chunk in chunks if chunk[1]]
 
 
