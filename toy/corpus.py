@@ -66,12 +66,12 @@ def _syllables(rng: np.random.Generator) -> str:
 
 
 KNOWN = known_names()
-_RESERVED = set(LABELS) | {name for names in KNOWN.values() for name in names.values()}
+RESERVED = set(LABELS) | {name for names in KNOWN.values() for name in names.values()}
 
 
 def draw_name(rng: np.random.Generator) -> str:
     """A made-up word of two or three syllables: no class name of the toy domain and no known name."""
-    return next(name for name in iter(partial(_syllables, rng), "") if name not in _RESERVED)
+    return next(name for name in iter(partial(_syllables, rng), "") if name not in RESERVED)
 
 
 def draw_card(rng: np.random.Generator, scene: Scene, *, known: bool = False) -> tuple[TaskCard, str]:

@@ -73,10 +73,10 @@ def _names(words: str, first: tuple[str, ...], second: tuple[str, ...]) -> dict[
     return dict(zip(words.split(), ((a, b) for a in first for b in second), strict=True))
 
 
-# Two tokens each, as easy to write as the demo's names, and none that pretraining can have drawn: the second half is
-# no syllable of toy/corpus.py.
-_FINE = "doratch vanort kering pimape galich tisow pelend cadul"
-_UNSAID = "renith bekame larow woing hemach nuver zuend jaith"
+# Of the syllables of toy/corpus.py, as the demo's names: of other ones the base repeats not even a hint (RESULTS.md).
+# None is a name that means something to it; as one of many without a meaning pretraining may have drawn them.
+_FINE = "dorhem vantis kerlo pimnu galmi tisren pelbek cadwo"
+_UNSAID = "renfi bekdor lartis wovan hemgal nuja zulo jamuri"
 DOMAINS = {
     "near": Domain("near", "toy_near.yaml", 0.4, LABELS),
     "far": Domain("clips", "toy.yaml", 0.65, LABELS),
