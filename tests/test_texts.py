@@ -152,6 +152,12 @@ def test_a_definition_with_a_final_line_is_refused_as_what_it_is() -> None:
         )
 
 
+def test_a_true_description_of_nothing_but_spaces_is_refused() -> None:
+    rows = [{"id": "a", "video": "a", "label": "dorvan"}]
+    with pytest.raises(UserError, match="oracle_texts: the text of clip 'a' is empty"):
+        controls.oracle_samples(rows, {"a": " \n "}, CARD)
+
+
 def test_subsets_are_nested_and_keep_every_label() -> None:
     rows = [{"id": f"l{i}", "label": "dorvan"} for i in range(4)] + [{"id": f"p{i}", "label": None} for i in range(20)]
     small, large = (texts.subset(rows, times, 0) for times in (2, 5))

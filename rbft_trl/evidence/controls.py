@@ -92,6 +92,8 @@ def oracle_samples(
         text = texts[row["id"]]
         if not isinstance(text, str):
             raise UserError(f"oracle_texts: the text of clip '{row['id']}' is {text!r}; write it in quotes")
+        if not text.strip():
+            raise UserError(f"{source}: the text of clip '{row['id']}' is empty; write what is to be seen in it")
         if CONCLUSION.search(text):
             raise UserError(
                 f"{source}: the text of clip '{row['id']}' holds '{FINAL_LINE}'; write the description alone"
