@@ -71,7 +71,7 @@ def check_oracle(run: Cells, steps: list[Step], whole: Task) -> None:
     description of every labelled one)."""
     train = [row for row in whole.rows if row["split"] == "train"]
     if any(step.recipe != "oracle" for step in steps):
-        told_labels([row | {"label": None} for row in train], run.truth, whole.card)
+        told_labels(train, run.truth, whole.card)
     written = [step.settings for step in steps if step.recipe == "oracle"]
     needs = {(settings.get("column", "text"), settings.get("times_labels") == 1) for settings in written}
     for column, labelled in needs:

@@ -186,15 +186,15 @@ def test_true_descriptions_of_labelled_clips_alone() -> None:
 
 
 def test_labels_of_the_pool_are_asked_for_before_anything_runs() -> None:
-    """Arms on labels of the pool need the class of every training clip, since each draw hides others."""
+    """Arms on labels of the pool need the class of every clip that has none in the table."""
     card = TaskCard.from_yaml(REPOSITORY / "recipes/tasks/toy.yaml", with_data=False)
     rows = [
         {"id": name, "video": name, "label": label, "split": "train"} for name, label in (("a", "dorvan"), ("b", None))
     ]
     whole, step = SimpleNamespace(rows=rows, card=card), Step("texts", "texts", "labels")
-    told = {"a": {"label": "dorvan"}, "b": {"label": "miloren"}}
+    told = {"a": {"text": "It moves."}, "b": {"label": "miloren"}}
     check_oracle(SimpleNamespace(truth=told), [step], whole)
-    for lost, said in (("a", None), ("b", None), ("b", "Miloren")):
+    for lost, said in (("b", None), ("b", "Miloren")):
         truth = told | {lost: {"label": said}}
         with pytest.raises(
             UserError, match=f"oracle_texts: the label of clip '{lost}' is {said!r}, which is no class"
