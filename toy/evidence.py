@@ -162,29 +162,31 @@ def in_two_processes(name: str, words: list[str], *, most: int) -> None:
     compare.main(words)
 
 
-def tables(names: list[str]) -> None:
-    """Prints what the committed results say: of all arms, and where these have fewer draws, of the main ones alone."""
+def tables(names: list[str]) -> dict[str, dict[str, Any]]:
+    """Prints what the committed results say: of all arms, and where these have fewer draws, of the main ones alone.
+    Returns the comparisons by name."""
+    found = {}
     for name in names:
         file = RESULTS / f"{name}.jsonl"
         if not file.is_file():
             print(f"\n## {name}\n\nnot measured")
             continue
-        comparison = read_results(file)
+        comparison = found[name] = read_results(file)
         if name.startswith("arms_"):
             print_rungs(f"{name}, the question alone", read_results(file, [*UNTRAINED, *MAIN]))
         print_rungs(name, comparison, sentence=RUNS[name].arms is not None)
         if RUNS[name].arms is None:
             probed = RESULTS / f"{name}.attributes.jsonl"
             print("\n" + table(comparison, attributes(read_jsonl(probed)) if probed.is_file() else {}))
+    return found
 
 
-def pictures() -> None:
+def pictures(found: dict[str, dict[str, Any]]) -> None:
     """Draws the ladder, and the arms of every domain that has been measured, beside the results."""
-    found = {name: RESULTS / f"arms_{name}.jsonl" for name in DOMAINS}
-    if arms := {name: read_results(file) for name, file in found.items() if file.is_file()}:
+    if arms := {name: found[f"arms_{name}"] for name in DOMAINS if f"arms_{name}" in found}:
         draw_arms(arms, RESULTS / "arms.png")
-    if (kept := RESULTS / "ladder_far.jsonl").is_file():
-        draw_ladder(read_results(kept), RESULTS / "ladder.png")
+    if "ladder_far" in found:
+        draw_ladder(found["ladder_far"], RESULTS / "ladder.png")
 
 
 def print_rungs(title: str, comparison: dict[str, Any], *, sentence: bool = True) -> None:
@@ -221,14 +223,14 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     for name in [] if args.tables else args.run:
         execute(name, seeds=args.seeds, first=args.first_draw)
-    tables(args.run)
+    found = tables(args.run)
     if args.run == list(RUNS):  # everything
         if not args.tables:
             star_answers.main([])
         kept = RESULTS / star_answers.KEPT.name
         told = star_answers.table(read_jsonl(kept)) if kept.is_file() else "not measured\n"
         print(f"\n## Video-STaR on answers that are no classes\n\n{told}")
-        pictures()
+        pictures(found)
 
 
 if __name__ == "__main__":

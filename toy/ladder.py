@@ -94,8 +94,8 @@ def table(comparison: dict[str, Any], probed: Attributes) -> str:
             own = pairs[name].values()
             gains = ["{:+.1f} ({:.1f} to {:.1f})".format(pair["difference"], *pair["interval"]) for pair in own]
             gains.append(p_value(min(1.0, len(pairs) * max(pair["p"] for pair in own))))
-        own = len(entry["draws"])
-        fewer = f" ({own} draw{'s' if own > 1 else ''})" if own < most else ""
+        draws = len(entry["draws"])
+        fewer = f" ({draws} draw{'s' if draws > 1 else ''})" if draws < most else ""
         lines.append([*told(name), _mean_sd(entry["summary"]["accuracy"]) + fewer, *gains, *_seen(probed, name)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
