@@ -32,6 +32,7 @@ from rbft_trl.training_config import TrainingConfig
 TRAINING = (AdapterArguments, StageArguments, TrainingConfig)
 MAINS = {"rationales": rationales.main, "sft": sft.main, "eval": evaluation.main}
 SAME = ("task", "shots", "definitions", "num_frames", "fps", "max_frames", "min_pixels", "max_pixels")
+SAME += ("min_decodable", "on_bad_clip")
 TOLD = ("init", "weights", "steps", "presentations")
 
 
@@ -93,14 +94,32 @@ def check(args: StarArguments) -> tuple[TaskCard, DataArguments, ModelArguments]
                 f"'{name}' is {value!r} in {getattr(args, key)}, but Video-STaR needs {wanted[0]!r}; change it"
             )
     for key, (data, base, *_) in seen.items():
-        for name in (*SAME, "model_name_or_path", "model_revision", "load_in_4bit"):
+        for name in (*SAME, "model_name_or_path", "model_revision", "load_in_4bit", "dtype"):
             group, other = (data, seen["eval"][0]) if name in SAME else (base, seen["eval"][1])
             if getattr(group, name) != getattr(other, name):
                 raise UserError(
                     f"'{name}' is {getattr(group, name)} in {getattr(args, key)} and differs in {args.eval}"
                 )
     data, base, *_ = seen["eval"]
-    return TaskCard.from_yaml(data.task), data, base
+    card = TaskCard.from_yaml(data.task)
+    asked = parse_recipe(
+        [args.eval, *shared(args), *evaluated(args, card)], DataArguments, ModelArguments, EvalArguments
+    )
+    own, wanted = seen["eval"][2], ("greedy",) if card.is_open else ("score", "reason")
+    if own.frame_order != "original" or own.method not in (*wanted, "score") or asked[2].method not in wanted:
+        raise UserError(
+            f"{args.eval} has method {own.method!r} and frame_order {own.frame_order!r}, but the result of Video-STaR "
+            f"is evaluated with {' or '.join(wanted)} and original frames; change it"
+        )
+    return card, data, base
+
+
+def evaluated(args: StarArguments, card: TaskCard) -> list[str]:
+    """How the result answers, whatever the recipe says of the method: open answers are written; without a stage 2 it
+    was never trained to answer with a bare name."""
+    if card.is_open:
+        return ["--method", "greedy"]
+    return [] if args.stage2 else ["--method", "reason"]
 
 
 def shared(args: StarArguments) -> list[str]:
@@ -180,9 +199,7 @@ class Star:
         if self.args.stage2:
             second = self.stage("stage2", self.args.stage2, "--init", str(result))
             stages["stage2"], result = {key: second[key] for key in TOLD}, self.out / "stage2"
-        words = ["--checkpoint", str(result), "--output_dir", str(self.out / "eval")]
-        if not self.card.is_open and not self.args.stage2:  # it was never trained to answer with a bare name
-            words += ["--method", "reason"]
+        words = ["--checkpoint", str(result), "--output_dir", str(self.out / "eval"), *evaluated(self.args, self.card)]
         self.run("evaluate", "eval", self.args.eval, *words)
         metrics = read_json(self.out / "eval/metrics.json")
         keys = ("n", "accuracy", "accuracy_interval", "generated_accuracy", "mean_absolute_error", "mean_iou")

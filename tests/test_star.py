@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from rbft_trl import eval as evaluation
 from rbft_trl import rationales, sft, star
-from rbft_trl.configs import DataArguments
+from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
 from rbft_trl.data.jsonl import read_json, read_jsonl
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
@@ -175,6 +175,14 @@ def test_a_class_without_a_direct_answer_is_told(straight: dict, recipe: Path) -
         ("stage1", {"label_in_prompt": True}, "'label_in_prompt' is True in"),
         ("stage1", {"target": "label", "rationales": None}, "'target' is 'label' in .* needs 'rationale'"),
         ("eval", {"definitions": True}, "'definitions' is False in .* differs in"),
+        ("eval", {"min_decodable": 0.5}, "'min_decodable' is 1.0 in .* differs in"),
+        ("eval", {"method": "probe"}, "has method 'probe' .* evaluated with score or reason"),
+        ("eval", {"frame_order": "shuffled"}, "frame_order 'shuffled', .* original frames"),
+        (
+            "eval",
+            {"calibrate": True, "split": "validation", "checkpoint": "outputs/x"},
+            "calibrate needs a checkpoint, .*method 'reason'",
+        ),
     ],
 )
 def test_recipes_that_are_no_star(recipe: Path, tmp_path: Path, part: str, change: dict, message: str) -> None:
@@ -185,6 +193,16 @@ def test_recipes_that_are_no_star(recipe: Path, tmp_path: Path, part: str, chang
     with pytest.raises(UserError, match=message):
         star.main([str(wrong)])
     assert not (tmp_path / "o").exists()
+
+
+def test_open_answers_are_evaluated_greedily_whatever_the_recipe_says() -> None:
+    """docs/star.md's command with a card of numbers: recipes/eval.yaml says score, which is for classes."""
+    cards = REPOSITORY / "recipes/tasks"
+    options = parse_recipe([str(REPOSITORY / "recipes/star.yaml")], star.StarArguments)[0]
+    told = [star.evaluated(options, TaskCard.from_yaml(str(cards / f"{card}.yaml"))) for card in ("toy_number", "toy")]
+    assert told == [["--method", "greedy"], ["--method", "reason"]]
+    options = [str(REPOSITORY / "recipes/eval.yaml"), "--task", str(cards / "toy_number.yaml")]
+    assert parse_recipe([*options, *told[0]], DataArguments, ModelArguments, EvalArguments)[2].method == "greedy"
 
 
 @pytest.mark.parametrize(

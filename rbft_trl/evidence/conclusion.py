@@ -5,19 +5,18 @@ Input: `pairs` of rbft_trl.evidence.stats. Output: a verdict, and text.
 
 from typing import Any
 
-from rbft_trl.evidence.table import FEWEST_GROUPS, p_value, signed_points
+from rbft_trl.evidence.drawn import draws_part, labels_part
+from rbft_trl.evidence.table import FEWEST_GROUPS, p_value, signed_points, title
 
 Pair = dict[str, Any]
 FEWEST_DRAWS = 5  # with fewer, intervals of 95 % held the truth in 91 % at worst (docs/statistics.md)
 MIN_ORACLE_GAIN = 3.0  # points; below, no filter of rationales could win more than noise
 ALPHA = 0.05
 MOST = 100.0  # points that two accuracies can differ by
-NARROW = 0.1  # excess of the draws' variance, were it all the luck of the labels, above which a shared pool is told
 MATCHED_WITHIN = 0.05  # an arm whose optimiser steps differ by more is not called step-matched
 DIRECT, MATCHED = "direct SFT", "step-matched direct SFT"
 BOTH, CLIPS_ONLY = "clips and draws", "clips only"
 SEES, CANNOT, UNSURE, ABSENT = "sees", "cannot help", "unsure", "absent"
-TITLES = {"rbft": "RB-FT"}
 
 
 def verdict(pairs: list[Pair]) -> dict[str, Any]:
@@ -43,7 +42,12 @@ def verdict(pairs: list[Pair]) -> dict[str, Any]:
 
 
 def conclude(
-    pairs: list[Pair], *, note: str = "", shots: int | None = 0, labels: tuple[int, int] | None = None
+    pairs: list[Pair],
+    *,
+    note: str = "",
+    shots: int | None = 0,
+    labels: tuple[int, int] | None = None,
+    stronger: Pair | None = None,
 ) -> str:
     """One sentence that the figures support whichever way they fall, then the caller's `note`.
 
@@ -58,6 +62,7 @@ def conclude(
             in their seed alone; 0: not known.
         labels (`tuple[int, int]`, *optional*): How many the draws could choose from, in the class that has fewest and
             in the one that has most.
+        stronger (`dict`, *optional*): From [`stronger_rival`]; then `pairs` are against that arm.
     """
     treatments = sorted(_of(pairs, "treatments"), key=lambda pair: -pair["difference"])
     if not treatments:
@@ -65,13 +70,33 @@ def conclude(
     else:
         found = verdict(pairs)
         told = _told(treatments, found)
-        parts = [_main_part(treatments, found), *_own_part(treatments, told), _oracle_part(pairs, found, told)]
+        first = _main_part(treatments, found)
+        if told["num_draws"] == 1:
+            first = f"On this one draw, {_within(first)}"
+        if stronger:
+            first = f"{_rival_part(stronger)}: {_within(first)}"
+        parts = [first, *_own_part(treatments, told), _oracle_part(pairs, found, told)]
         content = next(iter(_of(pairs, "content")), None)
         if content or any(pair["arm"] == "rbft" for pair in treatments):
             parts.append(_content_part(content, told))
-        parts += _draws_part(pairs) + _labels_part(max(pair["num_draws"] for pair in pairs), shots, labels)
+        parts += draws_part(pairs) + labels_part(max(pair["num_draws"] for pair in pairs), shots, labels)
         sentence = "; ".join(parts) + "."
     return f"{sentence} {note}".strip()
+
+
+def stronger_rival(pairs: list[Pair]) -> Pair | None:
+    """The reference that is surely better than step-matched direct SFT, by the most if there are several: whoever
+    takes an arm could have taken that one, so a gain has to be one on it."""
+    above = [pair for pair in _of(pairs, "references") if _side(pair) > 0]
+    return max(above, key=lambda pair: pair["difference"], default=None)
+
+
+def _rival_part(pair: Pair) -> str:
+    """Why the arms stand against another one than step-matched direct SFT."""
+    return (
+        f"Step-matched direct SFT is not the strongest rival here, the arm {pair['arm']} is better by "
+        f"{_size(pair)} points ({_figures(pair)}), so arms are compared with {pair['arm']}"
+    )
 
 
 def _told(treatments: list[Pair], found: dict[str, Any]) -> Pair:
@@ -84,27 +109,27 @@ def _main_part(treatments: list[Pair], found: dict[str, Any]) -> str:
     many = len(treatments) > 1
     if found["better"]:
         best, *others = (pair for pair in treatments if pair["arm"] in found["better"])
-        subject = f"The best of {len(treatments)} arms, {title(best)}," if many else title(best)
-        if larger := ", ".join(map(title, treatments[: treatments.index(best)])):
-            subject = f"Of {len(treatments)} arms, {title(best)} (the larger difference of {larger} is not sure)"
-        others = [f"{title(pair)}{_steps(pair)}" for pair in others if pair["arm"] != "rbft"]  # it has its own part
+        subject = f"The best of {len(treatments)} arms, {_name(best)}," if many else _name(best)
+        if larger := ", ".join(map(_name, treatments[: treatments.index(best)])):
+            subject = f"Of {len(treatments)} arms, {_name(best)} (the larger difference of {larger} is not sure)"
+        others = [f"{_name(pair)}{_steps(pair)}" for pair in others if pair["arm"] != "rbft"]  # it has its own part
         also = f"; also better after correction: {', '.join(others)}" if others else ""
         size = f"{_size(best)} points ({_figures(best)}){_share(best)}"
         return f"{subject} is better than {_rival(best)} by {size}{also}"
     best = treatments[0]
     if not many and found["worse"]:
-        return f"{title(best)} is worse than {_rival(best)} by {_size(best)} points ({_figures(best)})"
+        return f"{_name(best)} is worse than {_rival(best)} by {_size(best)} points ({_figures(best)})"
     gain = f"{signed_points(best['difference'])} points, {_figures(best)}"
     invisible = _invisible(best)
     if not many:
-        return f"No difference between {title(best)} and {_rival(best)} can be shown ({gain}); {invisible}"
+        return f"No difference between {_name(best)} and {_rival(best)} can be shown ({gain}); {invisible}"
     told = {"rbft"} - {best["arm"]}  # in a part of its own
-    worse = [title(pair) for pair in reversed(treatments) if pair["arm"] in set(found["worse"]) - told]
+    worse = [_name(pair) for pair in reversed(treatments) if pair["arm"] in set(found["worse"]) - told]
     less = f"; worse after correction: {', '.join(worse)}" if worse else ""
-    rival = DIRECT if any(map(_steps, treatments)) else MATCHED
+    rival = _plain(best) if any(map(_steps, treatments)) else _rival(best | {"steps_ratio": None})
     return (
         f"None of {len(treatments)} arms can be shown to be better than {rival} (the best is "
-        f"{title(best)}{_steps(best)}: {gain}); {invisible}{less}"
+        f"{_name(best)}{_steps(best)}: {gain}); {invisible}{less}"
     )
 
 
@@ -123,7 +148,7 @@ def _own_part(treatments: list[Pair], told: Pair) -> list[str]:
     own = next((pair for pair in treatments if pair["arm"] == "rbft"), None)
     if own is None or told is own:
         return []
-    words = {1: "is better too", 0: f"cannot be told from {DIRECT}", -1: "is worse"}[_side(own)]
+    words = {1: "is better too", 0: f"cannot be told from {_plain(own)}", -1: "is worse"}[_side(own)]
     gain = f"{signed_points(own['difference'])} points, {_figures(own, beside=told)}"
     return [f"RB-FT itself{_steps(own)} {words} ({gain})"]
 
@@ -145,7 +170,9 @@ def _oracle_part(pairs: list[Pair], found: dict[str, Any], told: Pair) -> str:
     if found["oracle"] == SEES:
         return f"the comparison can see: {_true(shown)} gain {gain.removeprefix('+')}"
     if found["oracle"] == CANNOT:
-        start = "what rationales say is not the cause" if found["better"] else "rationales cannot help here"
+        start = "rationales cannot help here"
+        if found["better"]:  # own texts may matter in another way than by being true
+            start = f"what {'true ' if found['content'] == 1 else ''}rationales say is not the cause"
         return f"{start}: even the true ones do not gain {MIN_ORACLE_GAIN:g} points ({gain})"
     if not _enough(shown):
         return f"whether true rationales help cannot be told here ({gain})"
@@ -162,41 +189,6 @@ def _content_part(pair: Pair | None, told: Pair) -> str:
     if _side(pair) < 0:
         return f"shuffled rationales do better than a clip's own (RB-FT against shuffled {gain})"
     return f"that what a rationale says of its own clip matters cannot be shown (RB-FT against shuffled {gain})"
-
-
-def _draws_part(pairs: list[Pair]) -> list[str]:
-    """Which draws an arm lacks that another has, after results of several runs were merged."""
-    lacks: dict[str, set[int]] = {}
-    for pair in pairs:
-        for arm, draws in pair["lacks"].items():
-            lacks.setdefault(arm, set()).update(draws)
-    same: dict[tuple[int, ...], list[str]] = {}
-    for arm, of in lacks.items():
-        same.setdefault(tuple(sorted(of)), []).append(TITLES.get(arm, arm))
-    told = [f"{_listed(arms)} draw {', '.join(map(str, of))}" for of, arms in same.items() if of]
-    return [f"{' and '.join(told)}, so each pair is compared on the draws that both have"] if told else []
-
-
-def _labels_part(num_draws: int, shots: int | None, labels: tuple[int, int] | None) -> list[str]:
-    """That draws share labelled clips: their differences then say less of other clips than the interval assumes."""
-    if num_draws < 2 or shots == 0:
-        return []
-    if shots is None or (labels and shots >= labels[1]):
-        return ["every draw had all labels and a seed of its own, so which clips were labelled is not varied"]
-    if not labels or num_draws * shots / (labels[1] - shots) < NARROW:
-        return []
-    of = f"{labels[0]}" if labels[0] == labels[1] else f"{labels[0]} to {labels[1]}"
-    return [
-        f"each draw took {shots} of {of} labelled clips per class, so the interval is of draws from these clips, and "
-        "others that could have been labelled may differ by more"
-    ]
-
-
-def _listed(arms: list[str]) -> str:
-    """Who lacks something: an arm or two by name, of more the first and how many there are."""
-    if len(arms) == 1:
-        return f"{arms[0]} lacks"
-    return f"{arms[0]} and {arms[1] if len(arms) == 2 else f'{len(arms) - 1} other arms'} lack"
 
 
 def _oracle(oracles: list[Pair]) -> str:
@@ -224,8 +216,14 @@ def _enough(pair: Pair) -> bool:
 
 
 def _rival(pair: Pair) -> str:
-    """Direct SFT, as what it is beside this arm."""
-    return f"{DIRECT}{_steps(pair)}," if _steps(pair) else MATCHED
+    """Direct SFT, or the stronger arm, as what it is beside this arm."""
+    if _steps(pair):
+        return f"{_plain(pair)}{_steps(pair)},"
+    return MATCHED if pair["baseline"] == "direct" else _plain(pair)
+
+
+def _plain(pair: Pair) -> str:
+    return DIRECT if pair["baseline"] == "direct" else pair["baseline"]
 
 
 def _steps(pair: Pair) -> str:
@@ -277,9 +275,13 @@ def _figures(pair: Pair, *, beside: Pair | None = None, family: bool = True) -> 
     return f"{text}, {pair['n']:,} clips, {draws}{only}"
 
 
-def title(pair: Pair) -> str:
-    """What an arm is called in a sentence."""
-    return TITLES.get(pair["arm"], pair["arm"])
+def _name(pair: Pair) -> str:
+    return title(pair["arm"])
+
+
+def _within(text: str) -> str:
+    """Without the capital letter of a sentence's first word; names of arms keep theirs."""
+    return text[0].lower() + text[1:] if text.startswith(("The ", "Of ", "No ", "None ", "On ")) else text
 
 
 def _true(pair: Pair) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 Pair = dict[str, Any]
 FEWEST_GROUPS = 10  # fewer (effective) sources of clips say too little of others: nothing is claimed
+TITLES = {"rbft": "RB-FT"}
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
@@ -110,3 +111,8 @@ def signed_points(value: float, *, sign: bool = True) -> str:
 def p_value(p: float) -> str:
     """Three decimals, or that it is below them."""
     return f"{p:.3f}" if p >= 0.001 else "<0.001"
+
+
+def title(arm: str) -> str:
+    """What an arm is called in a sentence."""
+    return TITLES.get(arm, arm)
