@@ -164,6 +164,8 @@ def test_a_dollar_in_the_card_is_only_a_dollar(tmp_path: Path) -> None:
         ("**Classification: Fire  Alarm**", "fire alarm"),
         ("It burns.\nClassification: `fire alarm`.", "fire alarm"),
         ("classification:cat", "cat"),
+        ("It walks.\n**Classification**: cat", "cat"),
+        ("## Classification \uff1a cat", "cat"),
         ("Classi\ufb01cation:cat", "cat"),
         ("\uff23\uff21\uff34", "cat"),
         ("", None),
@@ -190,6 +192,7 @@ def test_the_label_parser(card: TaskCard, text: str, label: str | None) -> None:
         ("Classification: normal\nClassification: fire alarm\nClassification: cat", "several"),
         ("1. Classification: normal\n2. **Classification: fire alarm**\nClassification: cat", "several"),
         ("Classification: normal or cat\nClassification: cat", "several"),
+        ("**Classification**: normal\nClassification: cat", "several"),
         ("Classification: cat\nIt walks.", "no_label"),
         ("Classification: normal\nClassification: dog", "no_label"),
     ],
@@ -200,13 +203,11 @@ def test_an_enumeration_of_classes_is_no_answer(card: TaskCard, text: str, reaso
     assert card.parse_label("Classification: normal\ncat") is None
 
 
-PIECES = st.sampled_from(
-    ["cat", "CAT", "fire alarm", "normal", "Classification:", "not", " ", "\n", ".", "*", "\u2028"]
-)
+WORDS = ["cat", "CAT", "fire alarm", "normal", "Classification:", "not", " ", "\n", ".", "*", "\u2028", "\uff1a"]
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=st.one_of(st.text(), st.lists(PIECES).map("".join)), require=st.booleans())
+@given(text=st.one_of(st.text(), st.lists(st.sampled_from(WORDS)).map("".join)), require=st.booleans())
 def test_the_parser_takes_any_text_and_never_guesses(card: TaskCard, text: str, require: bool) -> None:
     label = card.parse_label(text, require_prefix=require)
     if label is not None:
@@ -280,17 +281,16 @@ def test_every_key_of_the_card_to_copy_is_explained() -> None:
 
 @pytest.mark.parametrize("end", ["\nI hope this helps.", "\nClassification: cat", " ", "\n\n"])
 @pytest.mark.parametrize("start", ["\n", "\n## ", "\n- **", " "])
-def test_nothing_of_a_conclusion_stays_in_the_reasoning(start: str, end: str) -> None:
+@pytest.mark.parametrize("line", ["Classification:", "**Classification**:", "_CLASSIFICATION_ \uff1a"])
+def test_nothing_of_a_conclusion_stays_in_the_reasoning(start: str, line: str, end: str) -> None:
     card = TaskCard.from_yaml(REPOSITORY / "recipes/tasks/toy.yaml")
-    assert card.without_final_line(f"a small thing moves.{start}Classification: dog{end}") == "a small thing moves."
+    assert card.without_final_line(f"a small thing moves.{start}{line} dog{end}") == "a small thing moves."
 
 
 def test_the_shipped_prompts_with_the_instruction_first(tmp_path: Path) -> None:
     folder = Path(__file__).parents[1] / "recipes/tasks/instruction_first"
-    plain, card = (
-        TaskCard.from_yaml(write_card(tmp_path)),
-        TaskCard.from_yaml(write_card(tmp_path, prompts=str(folder))),
-    )
+    plain = TaskCard.from_yaml(write_card(tmp_path))
+    card = TaskCard.from_yaml(write_card(tmp_path, prompts=str(folder)))
     assert CLIP_PLACE not in plain.rationale_prompt() + plain.label_prompt()
     for asked in (card.rationale_prompt, card.label_prompt):
         first, last = asked(text=f"a tit{CLIP_PLACE}le").split(CLIP_PLACE)

@@ -24,8 +24,9 @@ from rbft_trl.yaml_file import check_keys, read_mapping
 FINAL_LINE = "Classification:"
 TEXT_LINE = "Text that came with the clip:"
 OPEN_FINAL_LINE = "Answer:"
-CONCLUSION = re.compile(r"[\s#>*_`\"'-]*classification\s*:", re.IGNORECASE)
-OPEN_CONCLUSION = re.compile(r"[\s#>*_`\"'-]*answer\s*:", re.IGNORECASE)
+EMPHASIS = "\\s*_`\"'"  # as in **Classification**: left
+CONCLUSION = re.compile(rf"[#>{EMPHASIS}-]*classification[{EMPHASIS}]*[:\uff1a]", re.IGNORECASE)
+OPEN_CONCLUSION = re.compile(rf"[#>{EMPHASIS}-]*answer[{EMPHASIS}]*[:\uff1a]", re.IGNORECASE)
 CARD_FILE = "task_card.yaml"
 SPECIAL_TOKEN = re.compile(rf"<\|.*?\|>|{CLIP_PLACE}")
 
@@ -214,12 +215,14 @@ class TaskCard:
     def _class(self, text: str, *, require_prefix: bool) -> tuple[str | None, str | None]:
         """`(name, reason)` of the last line. A `Classification:` before it counts wherever in a line it stands, as in
         `without_final_line`."""
-        lines = [line.strip().strip("*_`\"' ") for line in text.splitlines() if line.strip()]
-        has_prefix = bool(lines) and lines[-1].casefold().startswith(FINAL_LINE.casefold())
+        lines = [line for line in unicodedata.normalize("NFKC", text).splitlines() if line.strip()]
+        lines = [line.strip().strip("*_`\"' ") for line in lines]
+        prefix = CONCLUSION.match(lines[-1]) if lines else None
+        has_prefix = prefix is not None
         if not lines or (require_prefix and not has_prefix):
             return None, "no_label"
         by_name = {normalise(name): name for name in self.labels}
-        last = by_name.get(normalise(lines[-1].partition(":")[2] if has_prefix else lines[-1]))
+        last = by_name.get(normalise(lines[-1][prefix.end() :] if prefix else lines[-1]))
         if last is None:
             return None, "no_label"
         before = [CONCLUSION.split(normalise(line), maxsplit=1)[1:] for line in lines[:-1]]
