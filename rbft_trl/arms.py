@@ -165,7 +165,7 @@ def _step(name: Any, raw: Any, file: Path) -> Step:
             f"{file}: 'steps_share' of step '{name}' is {share!r} but must be a share of steps_of, e.g. 0.5"
         )
     for key, of in (("steps_of", steps_of), ("flops_of", flops_of)):
-        if of is not None and not isinstance(of, str):
+        if of is not None and (not isinstance(of, str) or not of):
             raise UserError(f"{file}: '{key}' of step '{name}' is {of!r} but must be an arm, or arm/step")
     if steps_of and flops_of:
         raise UserError(f"{file}: step '{name}' has 'steps_of' and 'flops_of'; it can only match one of them")

@@ -22,6 +22,8 @@ def check_cards(args: CompareArguments, task: str) -> None:
     if double := [stem for stem in stems if stems.count(stem) > 1]:
         raise UserError(f"two cards of 'elsewhere' and 'novel' are named '{double[0]}.yaml'; rename one")
     for card in args.other_cards:
+        if Path(card).resolve() == Path(task).resolve():
+            raise UserError(f"'elsewhere' and 'novel' hold {card}, which is the comparison's own card; take it out")
         if card == args.novel:
             _check_novel(own, read_card(card, "novel"))
         else:

@@ -57,7 +57,9 @@ class CompareArguments:
         for key in ("output_dir", *RECIPES):
             if not getattr(self, key):
                 raise UserError(f"'{key}' is missing in the comparison; recipes/toy/compare.yaml shows what it is for")
-        check_bounds(self, seeds=(self.seeds >= 1, "at least 1"), first_draw=(self.first_draw >= 0, "at least 0"))
+        last = 2**32 - self.seeds  # a draw is the seed of its trainings, too
+        first = 0 <= self.first_draw <= last, f"from 0 to {last}"
+        check_bounds(self, seeds=(self.seeds >= 1, "at least 1"), first_draw=first)
         if not self.arms:
             raise UserError("'arms' is empty, so there is nothing to compare; name direct and another one")
         if self.shots is not None and (not self.shots or min(self.shots) < 1 or self.shots != sorted(set(self.shots))):

@@ -4,6 +4,7 @@ Input: the options of a comparison and its arms. Output: nothing, or one sentenc
 """
 
 import dataclasses
+import warnings
 from collections import Counter
 from typing import Any
 
@@ -13,7 +14,7 @@ from rbft_trl.checklist import check_checklist
 from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
 from rbft_trl.costs import Place
 from rbft_trl.data.splits import draw_shots
-from rbft_trl.errors import UserError
+from rbft_trl.errors import UserError, nearest
 from rbft_trl.eval import ALONE, check_method
 from rbft_trl.evidence.controls import oracle_samples, told_labels
 from rbft_trl.model.provenance import files_of, groups_of, leaked
@@ -39,7 +40,7 @@ def check_data(run: Cells) -> Task:
     check_pool(steps, task)
     for name in run.args.arms:
         check_rival(run, run.arms[name])
-    oracle = [step for _, step in steps if step.knows_truth]
+    oracle = [(arm, step) for arm, step in steps if step.knows_truth]
     if oracle or run.args.other_cards:
         check_oracle(run, oracle, run.whole)
         check_other_cards(run, run.whole)
@@ -66,17 +67,52 @@ def check_writer(run: Cells, arm: Arm, step: Step, task: Task) -> None:
         with_place(f"arm '{arm.name}', step '{step.name}'", check_checklist, task.card)
 
 
-def check_oracle(run: Cells, steps: list[Step], whole: Task) -> None:
+def check_oracle(run: Cells, steps: list[tuple[Arm, Step]], whole: Task) -> None:
     """Every training clip has its true description or class, where an arm needs it (with `times_labels: 1` a
-    description of every labelled one)."""
+    description of every labelled one), and no class there is another than the table's.
+
+    Raises:
+        UserError: naming arm, step and clip.
+    """
+    if steps:
+        check_truth(run.truth, whole)
     train = [row for row in whole.rows if row["split"] == "train"]
-    if any(step.recipe != "oracle" for step in steps):
-        told_labels(train, run.truth, whole.card)
-    written = [step.settings for step in steps if step.recipe == "oracle"]
-    needs = {(settings.get("column", "text"), settings.get("times_labels") == 1) for settings in written}
-    for column, labelled in needs:
-        rows = [row for row in train if row["label"] is not None or not labelled]
-        oracle_samples(rows, {name: row.get(column, "") for name, row in run.truth.items()}, whole.card)
+    for arm, step in steps:
+        place = f"arm '{arm.name}', step '{step.name}'"
+        if step.recipe != "oracle":
+            with_place(place, told_labels, train, run.truth, whole.card)
+            continue
+        column = step.settings.get("column", "text")
+        if not any(column in row for row in run.truth.values()):
+            there = sorted({key for row in run.truth.values() for key in row} - {"id"})
+            raise UserError(
+                f"{place}: 'column' is '{column}', which no line of oracle_texts has{nearest(column, there)}; its "
+                f"lines have {', '.join(there) or 'none beside id'}"
+            )
+        rows = [row for row in train if row["label"] is not None or step.settings.get("times_labels") != 1]
+        texts = {name: row.get(column, "") for name, row in run.truth.items()}
+        with_place(place, oracle_samples, rows, texts, whole.card)
+
+
+def check_truth(truth: dict[str, dict[str, Any]], whole: Task) -> None:
+    """Clips of which a person told the truth are clips of the task, in whatever split, with the same class.
+
+    Raises:
+        UserError: if classes differ.
+    """
+    labels = {row["id"]: row["label"] for row in whole.rows}
+    for clip, told in truth.items():
+        if told.get("label") is not None and labels.get(clip) not in (None, told["label"]):
+            raise UserError(
+                f"oracle_texts: the label of clip '{clip}' is {told['label']!r}, but {whole.card.path} has "
+                f"'{labels[clip]}'; correct one of them"
+            )
+    if unknown := sorted(set(truth) - set(labels)):
+        warnings.warn(
+            f"oracle_texts tells of {len(unknown)} clips that {whole.card.path} does not have, e.g. '{unknown[0]}'; "
+            "these lines are not used",
+            stacklevel=2,
+        )
 
 
 def check_pool(steps: list[tuple[Arm, Step]], task: Task) -> None:

@@ -70,6 +70,8 @@ def check(args: CompareArguments) -> dict[str, Arm]:
         _same(getattr(args, key), groups, args.eval, evaluated)
         if key in TARGETS:
             _needs(getattr(args, key), "target", groups[3].target, TARGETS[key])
+    if args.star:
+        parse_recipe([args.star], StarArguments)
     _needs(args.eval, "method", evaluated[2].method, "score")
     _needs(args.eval, "split", evaluated[2].split, "test")
     trainings: dict[tuple[str, str], Training] = {}

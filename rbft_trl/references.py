@@ -9,6 +9,7 @@ from typing import Any
 
 from rbft_trl.arms import Arm, Step, all_references, references
 from rbft_trl.errors import UserError
+from rbft_trl.model.fetch import is_hub_id
 
 TEXTS, MODEL = "a file of texts", "a trained model"
 MAKES = {"rationales": TEXTS, "texts": TEXTS, "sft": MODEL, "star": MODEL}  # by entry
@@ -92,10 +93,13 @@ def _check_taken(step: Step, key: str, value: Any, arm: Arm, arms: dict[str, Arm
         return
     if wanted is None or value == "base" or not isinstance(value, str):
         return
+    if wanted == MODEL and not Path(value).exists() and is_hub_id(value):
+        return
     bare = references(f"<{value}>", arm.name)
     named = any(other in arms and target in [s.name for s in arms[other].steps] for other, target in bare)
-    if named or (wanted == TEXTS and not Path(value).is_file()):
+    if named or not (Path(value).is_file() if wanted == TEXTS else Path(value).is_dir()):
+        kind, example = ("file", "rationales") if wanted == TEXTS else ("folder", "stage1")
         raise UserError(
-            f"{place}: '{key}' is '{value}', which is no file; what a step makes stands in angle brackets: "
-            f"<{value if named else 'rationales'}>"
+            f"{place}: '{key}' is '{value}', which is no {kind}; what a step makes stands in angle brackets: "
+            f"<{value if named else example}>"
         )

@@ -55,6 +55,9 @@ def check_texts(kind: str, settings: dict[str, Any], place: str) -> None:
             raise UserError(f"{place}: '{key}' is no setting of the texts '{kind}'{nearest(key, known)}; leave it out")
     if kind in NEEDS_SOURCE and "source" not in settings:
         raise UserError(f"{place}: the texts '{kind}' need a 'source', e.g. <rationales>")
+    for key in ("source", "column"):
+        if not isinstance(settings.get(key, ""), str):
+            raise UserError(f"{place}: '{key}' is {settings[key]!r} but must be text")
     for key in ("times_labels", "most_tokens"):
         if key in settings and (type(settings[key]) is not int or settings[key] < 1):
             raise UserError(f"{place}: '{key}' is {settings[key]!r} but must be a whole number from 1")

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from rbft_trl import compare
-from rbft_trl.arms import Step
+from rbft_trl.arms import Arm, Step
 from rbft_trl.compare_config import CompareArguments
-from rbft_trl.compare_data import check_oracle
+from rbft_trl.compare_data import check_oracle, check_truth
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
 from rbft_trl.recipe import parse_recipe
@@ -22,6 +22,7 @@ from tests.test_protocols import QUICK, TWO_ARMS, make_recipe
 
 Row = dict[str, str]
 Compare = Callable[..., None]
+MINE = Arm("mine", "an arm", (), {}, None)
 
 
 @pytest.fixture
@@ -180,9 +181,22 @@ def test_true_descriptions_of_labelled_clips_alone() -> None:
     ]
     run, whole = SimpleNamespace(truth={"a": {"text": "It moves."}}), SimpleNamespace(rows=rows, card=card)
     step = Step("texts", "texts", "oracle", {"times_labels": 1})
-    check_oracle(run, [step], whole)
-    with pytest.raises(UserError, match="oracle_texts has no text for clip 'b'"):
-        check_oracle(run, [step, Step("texts", "texts", "oracle")], whole)
+    check_oracle(run, [(MINE, step)], whole)
+    with pytest.raises(UserError, match=r"^arm 'mine', step 'texts': oracle_texts has no text for clip 'b'"):
+        check_oracle(run, [(MINE, step), (MINE, Step("texts", "texts", "oracle"))], whole)
+    misspelt = Step("texts", "texts", "oracle", {"column": "txt"})
+    with pytest.raises(UserError, match=r"'column' is 'txt', which no line .* did you mean 'text'.* have text"):
+        check_oracle(run, [(MINE, misspelt)], whole)
+
+
+def test_the_truth_is_of_the_clips_of_the_task() -> None:
+    card = TaskCard.from_yaml(REPOSITORY / "recipes/tasks/toy.yaml", with_data=False)
+    whole = SimpleNamespace(rows=[{"id": "a", "label": "dorvan"}, {"id": "b", "label": None}], card=card)
+    check_truth({"a": {"label": "dorvan"}, "b": {"label": "miloren"}}, whole)
+    with pytest.raises(UserError, match=r"the label of clip 'a' is 'miloren', but .*toy.yaml has 'dorvan'; correct"):
+        check_truth({"a": {"label": "miloren"}}, whole)
+    with pytest.warns(match="tells of 1 clips that .*toy.yaml does not have, e.g. 'A'; these lines are not used"):
+        check_truth({"a": {}, "A": {"text": "It moves."}}, whole)
 
 
 def test_labels_of_the_pool_are_asked_for_before_anything_runs() -> None:
@@ -193,14 +207,14 @@ def test_labels_of_the_pool_are_asked_for_before_anything_runs() -> None:
     ]
     whole, step = SimpleNamespace(rows=rows, card=card), Step("texts", "texts", "labels")
     told = {"a": {"text": "It moves."}, "b": {"label": "miloren"}}
-    check_oracle(SimpleNamespace(truth=told), [step], whole)
+    check_oracle(SimpleNamespace(truth=told), [(MINE, step)], whole)
     for lost, said in (("b", None), ("b", "Miloren")):
         truth = told | {lost: {"label": said}}
         with pytest.raises(
             UserError, match=f"oracle_texts: the label of clip '{lost}' is {said!r}, which is no class"
         ):
-            check_oracle(SimpleNamespace(truth=truth), [step], whole)
+            check_oracle(SimpleNamespace(truth=truth), [(MINE, step)], whole)
     pool = Step("texts", "texts", "shuffled", {"source": "<rbft/rationales>", "pool": True})
     assert pool.knows_truth and not Step("texts", "texts", "shuffled").knows_truth
     with pytest.raises(UserError, match="the label of clip 'b' is None"):
-        check_oracle(SimpleNamespace(truth={"a": told["a"]}), [pool], whole)
+        check_oracle(SimpleNamespace(truth={"a": told["a"]}), [(MINE, pool)], whole)

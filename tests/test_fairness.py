@@ -68,6 +68,19 @@ def test_arms_that_are_not_fair(tmp_path: Path, arms: dict[str, Any], message: s
         check(tmp_path, **arms)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--star", "nowhere.yaml"], "recipe 'nowhere.yaml' does not exist"),
+        (["--first_draw", str(2**32)], "'first_draw' is 4294967296 but must be from 0 to 4294967295"),
+        (["--elsewhere", "[recipes/tasks/toy.yaml]"], "toy.yaml, which is the comparison's own card"),
+    ],
+)
+def test_options_that_would_be_found_out_late(tmp_path: Path, words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check(tmp_path, *words, "--task", "recipes/tasks/toy.yaml")
+
+
 def test_a_card_without_classes_is_not_compared(tmp_path: Path) -> None:
     card = str(REPOSITORY / "recipes/tasks/toy_number.yaml")
     with pytest.raises(UserError, match=r"toy_number.yaml has answers of type number, .* a comparison scores classes"):

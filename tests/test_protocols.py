@@ -200,7 +200,7 @@ def test_a_card_of_novel_or_elsewhere_that_does_not_fit_is_told_first(
         ({"elsewhere": [str(more)]}, "elsewhere: .*more.yaml and the comparison's own card differ in 'another'"),
         ({"novel": str(asked)}, "novel: .*asked.yaml has another question than the comparison's own card"),
         ({"elsewhere": [str(meant)]}, "elsewhere: .*meant.yaml has other prompts, definitions or another order"),
-        ({"elsewhere": [str(toy_set[0])], "novel": str(toy_set[0])}, "names .* as the comparison's own"),
+        ({"elsewhere": [str(toy_set[0])], "novel": str(toy_set[0])}, "which is the comparison's own card; take"),
     ):
         recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, **change)
         with pytest.raises(UserError, match=message):

@@ -36,7 +36,22 @@ MISTAKES = {
         steps(texts={"source": "outputs/nowhere.jsonl"}),
         "'source' is 'outputs/nowhere.jsonl', which is no file",
     ),
-    "init without brackets": (steps(stage2={"init": "stage1"}), "'init' is 'stage1', which is no file; .* <stage1>"),
+    "init without brackets": (steps(stage2={"init": "stage1"}), "'init' is 'stage1', which is no folder; .* <stage1>"),
+    "a misspelt model": (steps(stage2={"init": "stge1"}), "'init' is 'stge1', which is no folder; .* <stage1>"),
+    "a misspelt writer": (
+        {"steps": {"texts": WRITTEN | {"checkpoint": "stge1"}, "stage1": STAGE1, "stage2": STAGE2}},
+        "step 'texts': 'checkpoint' is 'stge1', which is no folder",
+    ),
+    "pseudo-labels of nothing": (
+        steps(texts={"texts": "pseudo_labels", "source": "dirct"}),
+        "'source' is 'dirct', which is no folder; .* <stage1>",
+    ),
+    "a source that is no text": (steps(texts={"source": 5}), "step 'texts': 'source' is 5 but must be text"),
+    "a column that is no text": (
+        {"steps": {"texts": {"texts": "oracle", "column": ["a"]}, "stage1": STAGE1, "stage2": STAGE2}},
+        r"step 'texts': 'column' is \['a'\] but must be text",
+    ),
+    "steps of nobody": (steps(stage1={"steps_of": ""}), "'steps_of' of step 'stage1' is '' but must be an arm"),
     "a model for texts": (
         steps(stage1={"rationales": "<rbft/stage1>"}),
         "'rationales' is '<rbft/stage1>', which is a trained model, but takes a file of texts",
