@@ -23,6 +23,7 @@ from rbft_trl.evidence.verify import kept_share
 Sample = dict[str, Any]
 FACTOR = 28  # what frames are cut to; pictures for people need no base
 NEEDED = ("id", "video", "text", "verdict")
+VERDICTS = ("kept", "dropped", "unlabelled")
 MOST = 300
 
 
@@ -38,6 +39,8 @@ def main(argv: list[str]) -> None:
             raise UserError(f"{place}: clip '{key[0]}', sample {key[1]} stands twice; remove one")
         seen.add(key)
     samples = [sample for _, sample in lines]
+    if not samples:
+        raise UserError(f"'{args.rationales}' holds no rationale; name a file of rbft_trl/rationales.py")
     if args.apply:
         take_back(args, samples)
     else:
@@ -58,6 +61,10 @@ def check_sample(sample: Sample, place: str) -> None:
                 f"{place}: '{key}' is {sample[key]!r} but must be text; correct the line, or write it with "
                 "rbft_trl/rationales.py"
             )
+    if sample["verdict"] not in VERDICTS:
+        raise UserError(
+            f"{place}: 'verdict' is '{sample['verdict']}' but must be one of {', '.join(VERDICTS)}; correct it"
+        )
     if type(sample.get("sample", 0)) is not int:
         raise UserError(f"{place}: 'sample' is {sample['sample']!r} but must be a number; correct it")
 

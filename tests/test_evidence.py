@@ -62,6 +62,13 @@ def test_draws_that_a_run_does_not_have_are_said(
     assert "'shots_far' has draws 0 to 2, so none is run from draw 3 on" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["--seeds", "0"], ["--first_draw", "-1"], ["--run"]])
+def test_a_command_that_would_run_nothing(words: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        evidence.main(words)
+    assert "--seeds is a number from 1" in capsys.readouterr().err
+
+
 def test_yields_are_summed_over_the_draws_that_had_the_cycle() -> None:
     first = {"cycle": 0, "clips": 64, "generated": 8, "rationalised": 24, "dropped": 32}
     second = first | {"cycle": 1, "generated": 16, "rationalised": 16}

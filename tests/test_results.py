@@ -131,6 +131,24 @@ def test_cells_of_other_settings_are_not_merged(comparison: dict[str, Any], tmp_
     assert read_results(tmp_path / "unknown.jsonl")["settings"] == {}
 
 
+def test_an_arm_has_one_role_in_all_files(comparison: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+    for name, role in (("a", "control"), ("b", "reference")):
+        arms = comparison["arms"] | {"shuffled": comparison["arms"]["shuffled"] | {"role": role}}
+        write_results(tmp_path / f"{name}.jsonl", comparison | {"arms": arms}, names=NAMES)
+    with pytest.raises(UserError, match=r"arm 'shuffled' has the role 'reference' in '.*b\.jsonl' and 'control' in"):
+        merge_results(tmp_path / "no.jsonl", [tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
+
+
+def test_arms_that_share_no_draw_are_no_pair(comparison: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+    drawn = {"rbft": slice(0, 1), "shuffled": slice(1, 2)}
+    arms = {
+        arm: entry | {"draws": entry["draws"][drawn.get(arm, slice(2))]} for arm, entry in comparison["arms"].items()
+    }
+    found = summarise({"arms": arms}, names=NAMES)
+    assert not [pair for pair in found["pairs"] if pair["baseline"] == "shuffled"]
+    assert "RB-FT and shuffled share no draw, so it is not known" in found["sentence"]
+
+
 def test_arms_that_were_left_out_are_kept_with_the_reason(comparison: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
     """Else a table would say nothing of an arm that could not be trained."""
     rung = {"shots": 4, "left_out": {"rbft_blind": "draw 0: no rationale"}} | comparison

@@ -69,9 +69,7 @@ def back(
 
 
 def test_the_sheet_holds_every_rationale_its_frames_and_nothing_that_runs(file: Path, toy_set: tuple) -> None:
-    sheet = made(file, toy_set[0])
-    rows = table(sheet)
-    samples = read_jsonl(file)
+    rows, samples = table(sheet := made(file, toy_set[0])), read_jsonl(file)
     assert len(rows) == len(samples) == 80 and tuple(rows[0]) == COLUMNS
     assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "-", "@"))]
     page = (sheet / "review.html").read_text(encoding="utf-8")
@@ -204,6 +202,7 @@ def test_a_column_that_is_not_read_is_told_where_it_was_edited(file: Path, toy_s
         ({"id": 3}, "'id' is 3 but must be text"),
         ({"label": 3}, "'label' is 3 but must be text"),
         ({"verdict": ...}, "'verdict' is missing"),
+        ({"verdict": "keep"}, "'verdict' is 'keep' but must be one of kept, dropped, unlabelled"),
         ({"sample": 0}, r"clip 'toy\d+', sample 0 stands twice; remove one"),
         ({"sample": ...}, r"clip 'toy\d+', sample 0 stands twice; remove one"),
         ({"sample": None}, "'sample' is None but must be a number"),
@@ -231,10 +230,9 @@ def test_a_damaged_row_is_told_with_its_line(
 )
 def test_a_broken_table_is_told(text: str | bytes, message: str, file: Path) -> None:
     (file.parent / "c.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    words = ["--apply", str(file.parent / "c.csv"), "--output_file", str(file.parent / "out.jsonl")]
     with pytest.raises(UserError, match=message):
-        review.main(
-            [str(file), "--apply", str(file.parent / "c.csv"), "--output_file", str(file.parent / "out.jsonl")]
-        )
+        review.main([str(file), *words])
 
 
 @pytest.mark.parametrize(
@@ -259,9 +257,11 @@ def test_a_command_that_makes_no_sense(
 
 
 def test_another_task_and_a_clip_that_cannot_be_read(file: Path, toy_set: tuple, tmp_path: Path) -> None:
-    rows = read_jsonl(file)
-    write_jsonl(file, [rows[0] | {"id": "elsewhere"}])
+    write_jsonl(file, [read_jsonl(file)[0] | {"id": "elsewhere"}])
     with pytest.raises(UserError, match="clip 'elsewhere' is not in the data"):
+        made(file, toy_set[0])
+    file.write_text("")
+    with pytest.raises(UserError, match=r"r\.jsonl' holds no rationale; name a file"):
         made(file, toy_set[0])
     assert FORMULA.match("'=1") and not FORMULA.match("'a=1")
 

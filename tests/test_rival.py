@@ -1,13 +1,13 @@
-"""A reference that is surely better than step-matched direct SFT takes its place: no gain is claimed below it."""
+"""What a difference is against: a reference that surely beats direct SFT takes its place; other steps are said."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rbft_trl.evidence.conclusion import stronger_rival
+from rbft_trl.evidence.conclusion import conclude, stronger_rival
 from rbft_trl.evidence.stats import summarise
-from tests.test_conclusion import is_one_sentence
+from tests.test_conclusion import SAME, content, is_one_sentence, oracle, pair
 
 NAMES = ["a", "b"]
 STEPS = {"direct": 40, "rbft": 40, "direct_short": 20, "oracle": 40, "shuffled": 40}
@@ -72,3 +72,11 @@ def test_a_rival_that_is_not_surely_stronger_changes_nothing(short: int) -> None
 def test_a_treatment_that_is_better_is_no_rival() -> None:
     pairs = summarise(comparison({"direct": 50, "rbft": 70, "oracle": 90}), names=NAMES)["pairs"]
     assert stronger_rival(pairs) is None
+
+
+def test_other_steps_of_the_controls_are_said() -> None:
+    half = [oracle(9.1, steps_ratio=0.5), content(SAME) | {"steps_ratio": 2.0}]
+    said = conclude([pair("rbft", SAME, steps_ratio=1.0), *half])
+    assert "oracle rationales gain 9.1 points, 95 % interval 7.1 to 11.1, with 0.5 times the optimiser steps;" in said
+    assert "RB-FT against shuffled +0.6 points, 95 % interval -1.4 to 2.6, with 2 times the optimiser steps)" in said
+    assert is_one_sentence(said)

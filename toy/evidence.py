@@ -221,6 +221,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--first_draw", type=int, default=0)
     parser.add_argument("--tables", action="store_true", help="run nothing, read results/ alone")
     args = parser.parse_args(argv)
+    if args.seeds < 1 or args.first_draw < 0 or not args.run:
+        parser.error("--seeds is a number from 1, --first_draw one from 0, and --run needs a name")
     for name in [] if args.tables else args.run:
         execute(name, seeds=args.seeds, first=args.first_draw)
     found = tables(args.run)

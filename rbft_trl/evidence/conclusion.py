@@ -6,16 +6,14 @@ Input: `pairs` of rbft_trl.evidence.stats. Output: a verdict, and text.
 from typing import Any
 
 from rbft_trl.evidence.drawn import draws_part, labels_part
-from rbft_trl.evidence.table import FEWEST_GROUPS, p_value, signed_points, title
+from rbft_trl.evidence.figures import FEWEST_DRAWS, enough, figures_of, invisible_of, share_of, size_of
+from rbft_trl.evidence.table import signed_points, title
 
 Pair = dict[str, Any]
-FEWEST_DRAWS = 5  # with fewer, intervals of 95 % held the truth in 91 % at worst (docs/statistics.md)
 MIN_ORACLE_GAIN = 3.0  # points; below, no filter of rationales could win more than noise
 ALPHA = 0.05
-MOST = 100.0  # points that two accuracies can differ by
 MATCHED_WITHIN = 0.05  # an arm whose optimiser steps differ by more is not called step-matched
 DIRECT, MATCHED = "direct SFT", "step-matched direct SFT"
-BOTH, CLIPS_ONLY = "clips and draws", "clips only"
 SEES, CANNOT, UNSURE, ABSENT = "sees", "cannot help", "unsure", "absent"
 
 
@@ -78,7 +76,8 @@ def conclude(
         parts = [first, *_own_part(treatments, told), _oracle_part(pairs, found, told)]
         content = next(iter(_of(pairs, "content")), None)
         if content or any(pair["arm"] == "rbft" for pair in treatments):
-            parts.append(_content_part(content, told))
+            shuffled = any(pair["arm"] == "shuffled" for pair in pairs)
+            parts.append(_content_part(content, told, shuffled=shuffled))
         parts += draws_part(pairs) + labels_part(max(pair["num_draws"] for pair in pairs), shots, labels)
         sentence = "; ".join(parts) + "."
     return f"{sentence} {note}".strip()
@@ -95,7 +94,7 @@ def _rival_part(pair: Pair) -> str:
     """Why the arms stand against another one than step-matched direct SFT."""
     return (
         f"Step-matched direct SFT is not the strongest rival here, the arm {pair['arm']} is better by "
-        f"{_size(pair)} points ({_figures(pair)}), so arms are compared with {pair['arm']}"
+        f"{size_of(pair)} points ({figures_of(pair)}), so arms are compared with {pair['arm']}"
     )
 
 
@@ -114,13 +113,13 @@ def _main_part(treatments: list[Pair], found: dict[str, Any]) -> str:
             subject = f"Of {len(treatments)} arms, {_name(best)} (the larger difference of {larger} is not sure)"
         others = [f"{_name(pair)}{_steps(pair)}" for pair in others if pair["arm"] != "rbft"]  # it has its own part
         also = f"; also better after correction: {', '.join(others)}" if others else ""
-        size = f"{_size(best)} points ({_figures(best)}){_share(best)}"
+        size = f"{size_of(best)} points ({figures_of(best)}){share_of(best)}"
         return f"{subject} is better than {_rival(best)} by {size}{also}"
     best = treatments[0]
     if not many and found["worse"]:
-        return f"{_name(best)} is worse than {_rival(best)} by {_size(best)} points ({_figures(best)})"
-    gain = f"{signed_points(best['difference'])} points, {_figures(best)}"
-    invisible = _invisible(best)
+        return f"{_name(best)} is worse than {_rival(best)} by {size_of(best)} points ({figures_of(best)})"
+    gain = f"{signed_points(best['difference'])} points, {figures_of(best)}"
+    invisible = invisible_of(best)
     if not many:
         return f"No difference between {_name(best)} and {_rival(best)} can be shown ({gain}); {invisible}"
     told = {"rbft"} - {best["arm"]}  # in a part of its own
@@ -133,23 +132,13 @@ def _main_part(treatments: list[Pair], found: dict[str, Any]) -> str:
     )
 
 
-def _invisible(pair: Pair) -> str:
-    """What could not be seen; two accuracies differ by 100 points at most. With too few sources nothing could be."""
-    if not _enough(pair):
-        return f"of fewer than {FEWEST_GROUPS} sources of test clips no difference of any size is claimed"
-    if (points := pair["smallest_detectable"]["points"]) >= MOST:
-        more = "draws" if pair["num_draws"] > 1 else "sources of test clips"
-        return f"no difference of any size could have been seen here (80 % power): more {more} are needed"
-    return f"differences under {signed_points(points, sign=False)} points were invisible here (80 % power)"
-
-
 def _own_part(treatments: list[Pair], told: Pair) -> list[str]:
     """RB-FT, where another arm is the one that is told of."""
     own = next((pair for pair in treatments if pair["arm"] == "rbft"), None)
     if own is None or told is own:
         return []
     words = {1: "is better too", 0: f"cannot be told from {_plain(own)}", -1: "is worse"}[_side(own)]
-    gain = f"{signed_points(own['difference'])} points, {_figures(own, beside=told)}"
+    gain = f"{signed_points(own['difference'])} points, {figures_of(own, beside=told)}"
     return [f"RB-FT itself{_steps(own)} {words} ({gain})"]
 
 
@@ -166,7 +155,8 @@ def _oracle_part(pairs: list[Pair], found: dict[str, Any], told: Pair) -> str:
     if shown is None:
         return "no oracle arm was run, so it is not known whether this comparison can see a gain from rationales"
     alone = found["oracle"] == CANNOT  # an equivalence test that every oracle arm has to pass: none is chosen
-    gain = f"{signed_points(shown['difference'])} points, {_figures(shown, beside=told, family=not alone)}"
+    gain = f"{signed_points(shown['difference'])} points, {figures_of(shown, beside=told, family=not alone)}"
+    gain += _other_steps(shown)
     if found["oracle"] == SEES:
         return f"the comparison can see: {_true(shown)} gain {gain.removeprefix('+')}"
     if found["oracle"] == CANNOT:
@@ -174,16 +164,18 @@ def _oracle_part(pairs: list[Pair], found: dict[str, Any], told: Pair) -> str:
         if found["better"]:  # own texts may matter in another way than by being true
             start = f"what {'true ' if found['content'] == 1 else ''}rationales say is not the cause"
         return f"{start}: even the true ones do not gain {MIN_ORACLE_GAIN:g} points ({gain})"
-    if not _enough(shown):
+    if not enough(shown):
         return f"whether true rationales help cannot be told here ({gain})"
     cannot = "whether rationales are the cause" if found["better"] or found["worse"] else "whether rationales can help"
     return f"even true rationales do not clearly help here ({gain}), so this comparison cannot tell {cannot}"
 
 
-def _content_part(pair: Pair | None, told: Pair) -> str:
+def _content_part(pair: Pair | None, told: Pair, *, shuffled: bool) -> str:
+    if pair is None and shuffled:
+        return "RB-FT and shuffled share no draw, so it is not known whether what a rationale says of its clip matters"
     if pair is None:
         return "the arm shuffled was not run, so it is not known whether what a rationale says of its clip matters"
-    gain = f"{signed_points(pair['difference'])} points, {_figures(pair, beside=told)}"
+    gain = f"{signed_points(pair['difference'])} points, {figures_of(pair, beside=told)}{_other_steps(pair)}"
     if _side(pair) > 0:
         return f"what a rationale says of its own clip matters: RB-FT against shuffled rationales {gain}"
     if _side(pair) < 0:
@@ -196,7 +188,7 @@ def _oracle(oracles: list[Pair]) -> str:
         return ABSENT
     if any(map(_sees, oracles)):
         return SEES
-    ruled_out = all(pair["interval"][1] < MIN_ORACLE_GAIN and _enough(pair) for pair in oracles)
+    ruled_out = all(pair["interval"][1] < MIN_ORACLE_GAIN and enough(pair) for pair in oracles)
     return CANNOT if ruled_out and all(pair["num_draws"] >= FEWEST_DRAWS for pair in oracles) else UNSURE
 
 
@@ -206,13 +198,9 @@ def _sees(pair: Pair) -> bool:
 
 def _side(pair: Pair) -> int:
     """1 if the difference is surely above 0 after correction, -1 if below, 0 if neither or with too few sources."""
-    if not _enough(pair) or pair["p_corrected"] >= ALPHA:
+    if not enough(pair) or pair["p_corrected"] >= ALPHA:
         return 0
     return 1 if pair["difference"] > 0 else -1
-
-
-def _enough(pair: Pair) -> bool:
-    return round(pair["effective_groups"]) >= FEWEST_GROUPS  # rounded: ten of nearly one size are ten
 
 
 def _rival(pair: Pair) -> str:
@@ -234,47 +222,6 @@ def _steps(pair: Pair) -> str:
     return f", with {times:.2g} times its optimiser steps"
 
 
-def _size(pair: Pair) -> str:
-    return signed_points(abs(pair["difference"]), sign=False)
-
-
-def _share(pair: Pair) -> str:
-    """The gain as a share of what true rationales gain."""
-    if not pair.get("share"):
-        return ""
-    low, high = (f"{100 * bound:.0f}" for bound in pair["share"]["interval"])
-    at_once = f" for all {pair['family_size']} at once" if pair["family_size"] > 1 else ""
-    if (num_draws := pair["share"]["num_draws"]) < pair["num_draws"]:
-        at_once += f", on the {num_draws} draws that the oracle has too" if num_draws > 1 else ", on one draw"
-    return f", {100 * pair['share']['share']:.0f} % of the oracle gap (95 % interval {low} to {high} %{at_once})"
-
-
-def _figures(pair: Pair, *, beside: Pair | None = None, family: bool = True) -> str:
-    """The interval, for all arms of the family at once where it has several, and what it rests on: clips and draws,
-    unless they are those of a difference `beside` it, of which that is said already."""
-    many = family and pair["family_size"] > 1
-    low, high = (signed_points(value, sign=False) for value in pair["simultaneous" if many else "interval"])
-    text = f"95 % interval {low} to {high}"
-    if many:
-        text += f" for all {pair['family_size']} at once, corrected p {_equals(pair['p_corrected'])}"
-    if not _enough(pair):
-        worth = round(pair["effective_groups"])
-        uneven = f", worth {worth} of equal size," if worth < pair["num_groups"] else ""
-        few = (
-            "1 source of test clips is too little"
-            if pair["num_groups"] == 1
-            else (f"{pair['num_groups']} sources of test clips{uneven} are too few")
-        )
-        text += f", which {few} to trust"
-    if beside and beside["draws"] == pair["draws"]:
-        return text
-    draws = f"{pair['num_draws']} draws" if pair["num_draws"] > 1 else "1 draw"
-    if 1 < pair["num_draws"] < FEWEST_DRAWS:
-        draws += ", which are few: the interval may be too narrow"
-    only = "" if pair["covers"] == BOTH else ", so the interval covers the clips only and not the luck of the draw"
-    return f"{text}, {pair['n']:,} clips, {draws}{only}"
-
-
 def _name(pair: Pair) -> str:
     return title(pair["arm"])
 
@@ -284,12 +231,12 @@ def _within(text: str) -> str:
     return text[0].lower() + text[1:] if text.startswith(("The ", "Of ", "No ", "None ", "On ")) else text
 
 
+def _other_steps(pair: Pair) -> str:
+    return _steps(pair).replace("its", "the")
+
+
 def _true(pair: Pair) -> str:
     return "oracle rationales" if pair["arm"] == "oracle" else f"the true rationales of {pair['arm']}"
-
-
-def _equals(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p_value(p)}"
 
 
 def _oracles(pairs: list[Pair]) -> list[Pair]:

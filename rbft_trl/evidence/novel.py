@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rbft_trl.evidence.conclusion import BOTH, CLIPS_ONLY
+from rbft_trl.evidence.figures import BOTH, CLIPS_ONLY
 from rbft_trl.evidence.intervals import estimate
 from rbft_trl.evidence.metrics import harmonic_mean
 from rbft_trl.evidence.outcomes import Outcomes, Prediction, from_predictions

@@ -141,13 +141,27 @@ def merge_results(path: str | Path, files: Sequence[str | Path]) -> None:
                 )
         heads[file] = first
         cells |= {(line["shots"], line["arm"], line["draw"]): line for line in lines}
-    head |= {"arms": {arm: entry for first in heads.values() for arm, entry in first["arms"].items()}}
+    head |= {"arms": _merged_arms(heads)}
     head |= {"settings": _merged_settings(heads)}
     lost = {(one["shots"], one["arm"]): one for first in heads.values() for one in first["left_out"]}
     head["left_out"] = list(lost.values())
     order = list(head["arms"])
     ordered = sorted(cells.values(), key=lambda c: (c["shots"] or 0, order.index(c["arm"]), c["draw"]))
     _write(path, head, ordered)
+
+
+def _merged_arms(heads: dict[str | Path, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Description and role of every arm; the role decides with which other arms it is corrected."""
+    known: dict[str, dict[str, Any]] = {}
+    for file, head in heads.items():
+        for arm, entry in head["arms"].items():
+            if (role := known.get(arm, entry).get("role")) != entry.get("role"):
+                raise UserError(
+                    f"arm '{arm}' has the role {entry.get('role')!r} in '{file}' and {role!r} in the files before it; "
+                    "keep the files apart"
+                )
+            known[arm] = entry
+    return known
 
 
 def _write(path: str | Path, head: dict[str, Any], cells: list[dict[str, Any]]) -> None:

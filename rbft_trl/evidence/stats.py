@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from rbft_trl.errors import UserError
-from rbft_trl.evidence.conclusion import BOTH, CLIPS_ONLY, conclude, stronger_rival, told_oracle, verdict
+from rbft_trl.evidence.conclusion import conclude, stronger_rival, told_oracle, verdict
+from rbft_trl.evidence.figures import BOTH, CLIPS_ONLY
 from rbft_trl.evidence.intervals import (
     Estimate,
     effective_sources,
@@ -95,7 +96,7 @@ def compare_all(
                 if pair["family"] == TREATMENTS:
                     three = seen[pair["arm"]], seen[oracle["arm"]], seen[baseline]
                     pair["share"] = _share(*three, at_once=pair["family_size"])
-    if {"rbft", "shuffled"} <= set(seen):
+    if {"rbft", "shuffled"} <= set(seen) and shared_draws(seen["rbft"], seen["shuffled"]):
         content = compare_arms(seen["rbft"], seen["shuffled"], arm="rbft", baseline="shuffled", resample=resample)
         pairs += [pair | {"family": CONTENT} for pair in _corrected([content])]
     return pairs

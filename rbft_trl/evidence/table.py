@@ -42,9 +42,13 @@ def text_table(arms: dict[str, dict[str, Any]], pairs: list[Pair] = ()) -> str:
 
 def few_sources(pairs: list[Pair]) -> list[str]:
     """A line that intervals and p-values rest on too few sources, where they do."""
-    sources = min((round(pair["effective_groups"]) for pair in pairs), default=FEWEST_GROUPS)
+    fewest = min(pairs, key=lambda pair: pair["effective_groups"], default=None)
+    if fewest is None or (worth := round(fewest["effective_groups"])) >= FEWEST_GROUPS:
+        return []
+    sources = fewest["num_groups"]
     told = f"test clips of {sources} source" + ("s" if sources > 1 else "")
-    return [f"{told} are too few: do not trust intervals and p"] if sources < FEWEST_GROUPS else []
+    told += f", worth {worth} of equal size," if worth < sources else ""
+    return [f"{told} are too few: do not trust intervals and p"]
 
 
 def draws_of(counts: Collection[int]) -> str:
