@@ -117,9 +117,8 @@ def check(args: StarArguments) -> tuple[TaskCard, DataArguments, ModelArguments]
 def evaluated(args: StarArguments, card: TaskCard) -> list[str]:
     """How the result answers, whatever the recipe says of the method: open answers are written; without a stage 2 it
     was never trained to answer with a bare name."""
-    if card.is_open:
-        return ["--method", "greedy"]
-    return [] if args.stage2 else ["--method", "reason"]
+    method = "greedy" if card.is_open else None if args.stage2 else "reason"
+    return words_of({"method": method}) if method else []
 
 
 def shared(args: StarArguments) -> list[str]:

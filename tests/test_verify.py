@@ -66,6 +66,8 @@ FAULTS = {
         concluded("I\u2019m unable to view videos, so I go by the names."),
         "As an AI language model I do not watch clips.",
         concluded("No video was provided, so this is a guess at best."),
+        concluded("I do not have access to the clip itself, so I guess."),
+        concluded("The video is not available here, so I go by the names."),
     ],
     "too_short": [concluded(""), concluded("Flames."), CARD.final_line("fire alarm")],
     "too_long": [concluded(" ".join(f"thing{i}" for i in range(verify.MAX_WORDS + 1)))],
@@ -180,6 +182,8 @@ def test_none_keeps_all_and_warns_with_the_share() -> None:
         ("The expert\u2019s opinion is right: flames rise behind the window.", "hint_cited"),
         ("Flames rise behind the window, which fits the given label well.", "hint_cited"),
         ("Flames rise behind the window, as stated in the question above.", "hint_cited"),
+        ("This is the ground truth. Flames rise behind the window.", "hint_cited"),
+        ("I was told that it burns, and flames rise behind the window.", "hint_cited"),
         ("An experienced climber hands the labelled box to a correct class of pupils.", None),
     ],
 )

@@ -107,7 +107,7 @@ def view(
         "by_class": class_rows(arms),
         "frames": frame_rows(arms),
         "elsewhere": [card_view(card, found) for card, found in rungs[-1].get("elsewhere", {}).items()],
-        "agreement": [agreement_view(arm, counts) for arm, counts in agreement.items()],
+        "agreement": [agreement_view(arm, counts) for arm, counts in agreement.items() if counts["n"]],
         "curves": (curves := [chart for name, entry in arms.items() for chart in curve_views(name, entry["draws"])]),
         "curves_open": len(curves) <= CURVES_OPEN_UP_TO,
         "more_titles": list(MORE),

@@ -56,6 +56,8 @@ NO_DENIAL = re.compile(
 # What denies without a word of NO, or reaches further than one; read as "not". Articles after it: a thing, no class.
 DENIAL = re.compile(
     r"\b(?:(?:free|devoid) of|free from|far from)(?: any(?:thing)?\b)?(?! (?:an?|the|his|her|their)\b)"
+    r"|\bi (?:\w+ )?doubt\b(?:(?: that| if| whether)? (?:it|this|the \w+) (?:is|was)\b)?"
+    r"|\bzero (?:signs?|evidence|indications?|hints?)\b"
     r"|\banything but\b|\bother than\b(?! the\b)|\bno (?:reason|need|cause|grounds?) to\b"
     r"|\b(?:rules?|ruling|(?:i|we|have|has|had) ruled) out\b|\bwrong to (?:call|say|label)\b"
     r"|\b(?:this|that|which|it|much|evidence) (?:argues?|speaks?|points? away) (?:against|from)\b"
