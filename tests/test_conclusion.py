@@ -166,6 +166,8 @@ def test_none_of_many_arms() -> None:
         "points were invisible here (80 % power); worse after correction: joint; RB-FT itself is worse (-5.0 points, "
     )
     assert is_one_sentence(said)
+    half = [pair("rbft", WORSE, size=2, steps_ratio=0.5), pair("star", 0.9, size=2)]
+    assert "; RB-FT itself, with 0.5 times its optimiser steps, is worse (" in conclude(half)
     assert "RB-FT itself cannot be told from direct SFT (+0.6" in conclude(
         [pair("rbft", SAME, size=2), pair("star", 0.9, size=2)]
     )

@@ -139,7 +139,8 @@ def _own_part(treatments: list[Pair], told: Pair) -> list[str]:
         return []
     words = {1: "is better too", 0: f"cannot be told from {_plain(own)}", -1: "is worse"}[_side(own)]
     gain = f"{signed_points(own['difference'])} points, {figures_of(own, beside=told)}"
-    return [f"RB-FT itself{_steps(own)} {words} ({gain})"]
+    steps = f"{_steps(own)}," if _steps(own) else ""
+    return [f"RB-FT itself{steps} {words} ({gain})"]
 
 
 def told_oracle(pairs: list[Pair]) -> Pair | None:
