@@ -7,6 +7,7 @@ from rbft_trl.compare_config import CompareArguments
 from rbft_trl.errors import UserError
 from rbft_trl.recipe import parse_recipe
 from toy import evidence
+from toy.ladder import write_arms
 
 
 @pytest.mark.parametrize("name", list(evidence.RUNS))
@@ -26,7 +27,7 @@ def test_all_arms_have_few_draws_and_the_main_ones_more() -> None:
     assert run.chunks(seeds=1, first=1) == [(run.arms, range(1, 2))]
     assert run.chunks(seeds=2, first=1) == [(run.arms, range(1, 2)), (main, range(2, 3))]
     assert run.chunks(seeds=2, first=3) == [(main, range(3, 5))] and not run.chunks(seeds=2, first=5)
-    assert evidence.RUNS["ladder_far"].chunks(seeds=10, first=0) == [(None, range(0, 10))]
+    assert evidence.RUNS["ladder_far"].chunks(seeds=10, first=0) == [(write_arms, range(0, 10))]
 
 
 def test_tables_say_what_was_not_measured(

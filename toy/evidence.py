@@ -9,6 +9,7 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from toy import star_answers
 from toy.attribute_probe import attributes, probe_cells
 from toy.domains import DOMAINS
 from toy.figures import draw_arms, draw_ladder
-from toy.ladder import table, write_arms
+from toy.ladder import table, write_arms, write_rivals
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "results"
@@ -56,6 +57,7 @@ ONE_TARGET = [
     "joint",
     "oracle",
 ]
+Arms = list[str] | Callable[[Path], list[str]]
 LONGER = ["direct", "rbft", "star"]  # no single last stage to try values in
 
 
@@ -65,7 +67,7 @@ class Run:
 
     Args:
         domain (`str`): Of toy/domains.py.
-        arms (`list[str]`, *optional*): Files of recipes/arms; the cells of the ladder if None.
+        arms (`list[str]`): Files of recipes/arms, or a function of toy/ladder.py that writes others into a folder.
         shots (`list[int]`, *optional*): Labels per class; the recipes' own if None.
         draws (`int`, *optional*, defaults to 10): At most; the other domains repeat what *far* asks on ten.
         few (`int`, *optional*, defaults to 10): Draws of the arms that the sentence does not need (all but `MAIN` and
@@ -74,13 +76,13 @@ class Run:
     """
 
     domain: str
-    arms: list[str] | None
+    arms: Arms
     shots: list[int] | None = None
     draws: int = 10
     few: int = 10
     trials: bool = True
 
-    def chunks(self, *, seeds: int, first: int) -> list[tuple[list[str] | None, range]]:
+    def chunks(self, *, seeds: int, first: int) -> list[tuple[Arms, range]]:
         """The draws from `first` on, at most `seeds` of them: those of all arms, then those of `MAIN` and `RIVALS`."""
         last = min(first + seeds, self.draws)
         both = min(max(self.few, first), last)
@@ -98,16 +100,17 @@ RUNS |= {"arms_far": Run("far", FAR, few=3), "arms_disputed": Run("disputed", AL
 RUNS |= {f"star_{name}": Run(name, LONGER, draws=2, trials=False) for name in DOMAINS}
 RUNS["star_far"] = Run("far", [*LONGER, "rationale_only"], [2, 4, 8, 16], draws=2, trials=False)
 # Sixteen times the labels of 8 shots are 1,024 clips, which is what there is.
-RUNS["ladder_far"] = Run("far", None, [8], trials=False)
+RUNS["ladder_far"] = Run("far", write_arms, [8], trials=False)
+RUNS["cell_far"] = Run("far", write_rivals, [8], draws=3)
 RUNS["shots_far"] = Run("far", ONE_TARGET, [2, 4, 8], draws=3)  # at 16 shots these are cells of arms_far
 
 
-def command(name: str, arms: list[str] | None, draws: range) -> list[str]:
+def command(name: str, arms: Arms, draws: range) -> list[str]:
     """The words of rbft_trl/compare.py for some draws of a comparison."""
     run, out = RUNS[name], REPOSITORY / f"outputs/toy/{name}"
     domain = DOMAINS[run.domain]
-    folder = out / "arms" if run.arms is None else REPOSITORY / "recipes/arms"
-    arms = write_arms(folder) if run.arms is None else arms
+    folder = out / "arms" if callable(arms) else REPOSITORY / "recipes/arms"
+    arms = arms(folder) if callable(arms) else arms
     words = [str(REPOSITORY / "recipes/toy/compare.yaml"), "--arms", f"[{', '.join(arms)}]"]
     words += [
         "--arms_folder",
@@ -143,7 +146,7 @@ def execute(name: str, *, seeds: int, first: int) -> None:
         RESULTS.mkdir(exist_ok=True)
         kept = RESULTS / f"{name}.jsonl"
         merge_results(kept, [*([kept] if kept.is_file() else []), REPOSITORY / f"outputs/toy/{name}/results.jsonl"])
-        if run.arms is None:
+        if run.arms is write_arms:
             rung, card = f"outputs/toy/{name}/shots{run.shots[0]}", f"recipes/tasks/{DOMAINS[run.domain].card}"
             probed, settings = RESULTS / f"{name}.attributes.jsonl", read_jsonl(kept)[0]["settings"]
             of = range(draws.start, min(draws.stop, PROBED))
@@ -174,8 +177,8 @@ def tables(names: list[str]) -> dict[str, dict[str, Any]]:
         comparison = found[name] = read_results(file)
         if name.startswith("arms_"):
             print_rungs(f"{name}, the question alone", read_results(file, [*UNTRAINED, *MAIN]))
-        print_rungs(name, comparison, sentence=RUNS[name].arms is not None)
-        if RUNS[name].arms is None:
+        print_rungs(name, comparison, sentence=RUNS[name].arms is not write_arms)
+        if RUNS[name].arms is write_arms:
             probed = RESULTS / f"{name}.attributes.jsonl"
             print("\n" + table(comparison, attributes(read_jsonl(probed)) if probed.is_file() else {}))
     return found

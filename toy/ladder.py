@@ -31,6 +31,8 @@ TIMES = (1, 4, 16)
 PARTS = {"lm": ["llm"], "tower": ["llm", "merger", "vision"]}
 OTHERS = ("rbft", "rbft_hint")
 RIVALS = {"direct_lm": "against labels alone (lm)", "direct": "against labels alone (tower)"}
+CELL = {"times_labels": 4}  # with the tower in stage 1: where true texts help most at 8 shots
+CELL_STEPS = 204  # of stage 1 in every cell of the ladder
 SEEN = ("size", "motion", "all")  # attributes that make the class of *far*, and all
 Attributes = dict[str, dict[str, dict[str, float | int | None]]]  # of toy/attribute_probe.py
 
@@ -65,6 +67,41 @@ def write_arms(folder: Path) -> list[str]:
             names.append(f"labels_{times}x_{parts}")
             _write(folder, names[-1], f"no text; {times} x the labels, LoRA on {parts}", steps, role="reference")
     return names
+
+
+def write_rivals(folder: Path) -> list[str]:
+    """At the ladder's best cell: the base's own rationales, one or four of each clip with agreement as a filter, and
+    what else the same clips give for as many operations: pseudo-labels, plain captions, free temporal tasks."""
+    make_folder(folder)
+    last = {"recipe": "stage2", "init": "<stage1>"}
+    four = {"recipe": "rationales", "num_samples": 4, "temperature": 0.7}
+    captions = {"recipe": "rationales", "label_shown": "blind", "checks": "none", "instruction": "Describe the clip."}
+    own = {"texts": "own", "source": "<rationales>"} | CELL
+    matched = {"recipe": "stage1", "rationales": "<texts>", "flops_of": "rbft/stage1"}
+    first = {"recipe": "stage1", "rationales": "<texts>", "max_steps": CELL_STEPS}
+    same = {"recipe": "stage1", "rationales": "<texts>", "steps_of": "rbft/stage1"}
+    guideline = {"texts": "oracle", "column": "guideline"} | CELL
+    pseudo: dict[str, Any] = {"teacher": {"recipe": "stage2", "init": "base"}}
+    pseudo["texts"] = {"texts": "pseudo_labels", "source": "<teacher>"} | CELL
+    pseudo["student"] = {"recipe": "direct", "target": "rationale", "rationales": "<texts>", "flops_of": "rbft"}
+    arms: dict[str, tuple[str, dict[str, Any], str | None]] = {
+        "direct": ("direct SFT on the labels", {"direct": {"recipe": "direct", "steps_of": "rbft"}}, None),
+        "rbft": ("own rationales", {"rationales": {"recipe": "rationales"}, "texts": own, "stage1": first}, None),
+        "oracle": ("true texts with the guideline", {"texts": guideline, "stage1": same}, "oracle"),
+        "rbft_samples": ("four own rationales", {"rationales": four, "texts": own, "stage1": same}, None),
+        "rbft_agreement": (
+            "those of four own rationales that agree",
+            {"rationales": four | {"min_agreement": 0.9}, "texts": own, "stage1": same},
+            None,
+        ),
+        "pseudo_labels": ("pseudo-labels", pseudo, None),
+        "captions": ("plain captions", {"rationales": captions, "texts": own, "stage1": matched}, None),
+        "playing_order": ("in which order?", {"texts": {"texts": "playing_order"} | CELL, "stage1": matched}, None),
+        "play_count": ("how often?", {"texts": {"texts": "play_count"} | CELL, "stage1": matched}, None),
+    }
+    for name, (about, steps, role) in arms.items():
+        _write(folder, name, about, steps | ({"stage2": last} if "stage1" in steps else {}), role=role)
+    return list(arms)
 
 
 def _write(folder: Path, name: str, about: str, steps: dict[str, Any], *, role: str | None = None) -> None:
