@@ -5,6 +5,7 @@ import pytest
 from rbft_trl import compare
 from rbft_trl.compare_config import CompareArguments
 from rbft_trl.errors import UserError
+from rbft_trl.evidence.results import read_results
 from rbft_trl.recipe import parse_recipe
 from toy import evidence
 from toy.ladder import write_arms
@@ -46,6 +47,27 @@ def test_the_main_question_is_also_answered_alone(capsys: pytest.CaptureFixture)
     assert alone.startswith("arms_far, the question alone, 16 shots")
     assert names == [*evidence.UNTRAINED, *evidence.MAIN]
     assert every.startswith("arms_far, 16 shots") and "pseudo_labels" in every
+
+
+def test_every_arm_stands_beside_every_other() -> None:
+    found = {name: read_results(evidence.RESULTS / f"{name}.jsonl") for name in ("arms_far", "arms_near")}
+    lines = evidence.summaries(found).splitlines()
+    assert lines[3] == "| arm | near | far |"
+    assert {line.split(" | ")[0] for line in lines[5:]} == {
+        f"| {arm}" for arm in found["arms_far"]["rungs"][-1]["arms"]
+    }
+    direct, rbft, joint = (
+        next(line for line in lines if line.startswith(f"| {arm} |")) for arm in ("direct", "rbft", "joint")
+    )
+    near, far = (found[f"arms_{name}"]["pairs"] for name in ("near", "far"))
+    pair = next(pair for pair in far if pair["arm"] == "rbft")
+    assert f"{100 * found['arms_near']['arms']['direct']['summary']['accuracy']['mean']:.1f} [" in direct
+    assert "({:+.1f}; {:.1f} to {:.1f}) [".format(pair["difference"], *pair["interval"]) in rbft
+    pair = next(pair for pair in near if pair["arm"] == "joint")
+    assert (
+        f"({', '.join(format(draw['difference'], '+.1f') for draw in pair['per_draw'])}) [{pair['num_draws']}]"
+        in joint
+    )
 
 
 def test_a_run_that_failed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from toy.attribute_probe import attributes, probe_cells
 from toy.domains import DOMAINS
 from toy.figures import draw_arms, draw_ladder
 from toy.ladder import table, write_arms, write_rivals
+from toy.summary import side_by_side
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "results"
@@ -184,6 +185,16 @@ def tables(names: list[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def summaries(found: dict[str, dict[str, Any]]) -> str:
+    """All arms on all domains, and arms on one target at every number of shots, a column each."""
+    domains = {name: found[f"arms_{name}"]["rungs"][-1] for name in DOMAINS if f"arms_{name}" in found}
+    told = f"\n## All arms, all domains\n\n{side_by_side(domains)}" if domains else ""
+    for name in ("shots_far", "star_far"):
+        rungs = {f"{rung['shots']} shots": rung for rung in found[name]["rungs"]} if name in found else {}
+        told += f"\n## {name}\n\n{side_by_side(rungs)}" if rungs else ""
+    return told
+
+
 def pictures(found: dict[str, dict[str, Any]]) -> None:
     """Draws the ladder, and the arms of every domain that has been measured, beside the results."""
     if arms := {name: found[f"arms_{name}"] for name in DOMAINS if f"arms_{name}" in found}:
@@ -235,6 +246,7 @@ def main(argv: list[str]) -> None:
         kept = RESULTS / star_answers.KEPT.name
         told = star_answers.table(read_jsonl(kept)) if kept.is_file() else "not measured\n"
         print(f"\n## Video-STaR on answers that are no classes\n\n{told}")
+        print(summaries(found))
         pictures(found)
 
 
