@@ -62,6 +62,10 @@ def check(args: CompareArguments) -> dict[str, Arm]:
         raise UserError("arms must hold 'rbft' and 'direct': their difference is the answer; add them")
     if untrained := [name for name in ("rbft", "direct") if not any(step.entry == "sft" for step in arms[name].steps)]:
         raise UserError(f"arm '{untrained[0]}' trains nothing, but its result is the answer; give it a stage")
+    if roles := [name for name in ("rbft", "direct") if arms[name].role]:
+        raise UserError(
+            f"arm '{roles[0]}' has role '{arms[roles[0]].role}', but its result is the answer; leave the role out"
+        )
     evaluated = _read(args, args.eval, "eval")
     check_cards(args, evaluated[0].task)
     for key in RECIPES:  # those that no arm uses too: they are named, so they must be right

@@ -50,6 +50,10 @@ STEP = {"recipe": "stage2", "init": "base"}
         ({"probe": {"evaluate": {"split": "validation"}}}, "'split' is validation in the evaluation of arm 'probe'"),
         ({"direct": {"evaluate": {"label_score": "mean"}}}, "'label_score' is mean in the evaluation of arm 'direct'"),
         ({"direct": {"evaluate": {"definitions": True}}}, "'definitions' is True in the evaluation of arm 'direct'"),
+        (
+            {"rbft": {"role": "reference"}},
+            "arm 'rbft' has role 'reference', but its result is the answer; leave the role",
+        ),
         ({"direct": PROBED}, "has method probe, which looks at no trained model"),
         ({"mine": {"steps": {"one": STEP | {"seed": 3}}}}, "arm 'mine', step 'one': 'seed' is the same in all arms"),
         ({"mine": {"steps": {"one": STEP | {"draw": 7}}}}, "arm 'mine', step 'one': 'draw' is the same in all arms"),

@@ -27,15 +27,18 @@ def verdict(pairs: list[Pair]) -> dict[str, Any]:
         `dict`: `better` and `worse` (treatments whose difference to direct SFT is sure after correction, the largest
         difference first); `oracle`: "sees" (true rationales surely gain, 3 points or more), "cannot help" (a gain of 3
         points is ruled out for every oracle arm), "unsure" or "absent"; `content`: 1, 0 or -1, whether RB-FT surely
-        differs from shuffled rationales, None without that arm.
+        differs from shuffled rationales, None without that arm; `rival`: None, or the reference that surely beats
+        direct SFT (`arm`, see [`stronger_rival`]) and the treatments that surely beat it (`beaten_by`).
     """
     treatments = sorted(_of(pairs, "treatments"), key=lambda pair: -pair["difference"])
-    content = next(iter(_of(pairs, "content")), None)
+    content, rival = next(iter(_of(pairs, "content")), None), stronger_rival(pairs)
+    beaten_by = [pair["arm"] for pair in _of(pairs, "rival") if _side(pair) > 0]
     return {
         "better": [pair["arm"] for pair in treatments if _side(pair) > 0],
         "worse": [pair["arm"] for pair in reversed(treatments) if _side(pair) < 0],
         "oracle": _oracle(_oracles(pairs)),
         "content": None if content is None else _side(content),
+        "rival": rival and {"arm": rival["arm"], "beaten_by": beaten_by},
     }
 
 
@@ -45,11 +48,11 @@ def conclude(
     note: str = "",
     shots: int | None = 0,
     labels: tuple[int, int] | None = None,
-    stronger: Pair | None = None,
 ) -> str:
     """One sentence that the figures support whichever way they fall, then the caller's `note`.
 
-    It tells the best treatment's difference to step-matched direct SFT, RB-FT's own if that is another arm, whether
+    It tells the best treatment's difference to step-matched direct SFT, whether a reference surely beats that (then it
+    is the rival that counts, and what the treatment is beside it is told), RB-FT's own if that is another arm, whether
     this comparison could see a gain at all (oracle against direct), and whether what a rationale says of its clip
     matters (RB-FT against shuffled). An arm that was not run is named as missing.
 
@@ -60,7 +63,6 @@ def conclude(
             in their seed alone; 0: not known.
         labels (`tuple[int, int]`, *optional*): How many the draws could choose from, in the class that has fewest and
             in the one that has most.
-        stronger (`dict`, *optional*): From [`stronger_rival`]; then `pairs` are against that arm.
     """
     treatments = sorted(_of(pairs, "treatments"), key=lambda pair: -pair["difference"])
     if not treatments:
@@ -71,9 +73,8 @@ def conclude(
         first = _main_part(treatments, found)
         if told["num_draws"] == 1:
             first = f"On this one draw, {_within(first)}"
-        if stronger:
-            first = f"{_rival_part(stronger)}: {_within(first)}"
-        parts = [first, *_own_part(treatments, told), _oracle_part(pairs, found, told)]
+        parts = [first, *_rival_part(pairs, found, told), *_own_part(treatments, told)]
+        parts.append(_oracle_part(pairs, found, told))
         content = next(iter(_of(pairs, "content")), None)
         if content or any(pair["arm"] == "rbft" for pair in treatments):
             shuffled = any(pair["arm"] == "shuffled" for pair in pairs)
@@ -85,22 +86,32 @@ def conclude(
 
 def stronger_rival(pairs: list[Pair]) -> Pair | None:
     """The reference that is surely better than step-matched direct SFT, by the most if there are several: whoever
-    takes an arm could have taken that one, so a gain has to be one on it."""
+    takes an arm could have taken that one."""
     above = [pair for pair in _of(pairs, "references") if _side(pair) > 0]
     return max(above, key=lambda pair: pair["difference"], default=None)
 
 
-def _rival_part(pair: Pair) -> str:
-    """Why the arms stand against another one than step-matched direct SFT."""
-    return (
-        f"Step-matched direct SFT is not the strongest rival here, the arm {pair['arm']} is better by "
-        f"{size_of(pair)} points ({figures_of(pair)}), so arms are compared with {pair['arm']}"
-    )
+def _rival_part(pairs: list[Pair], found: dict[str, Any], told: Pair) -> list[str]:
+    """That a reference does better than step-matched direct SFT, and where the treatment stands beside that one."""
+    if (rival := stronger_rival(pairs)) is None:
+        return []
+    size = f"{size_of(rival)} points ({figures_of(rival, beside=told)})"
+    steps = f"{_steps(rival)}," if _steps(rival) else ""
+    start = f"the reference {rival['arm']}{' too' if found['better'] else ''}{steps} is better than {DIRECT}"
+    pair = next((pair for pair in _of(pairs, "rival") if pair["arm"] == told["arm"]), None)
+    if pair is None:
+        return [f"{start} by {size}, and no draw has both it and {_name(told)}"]
+    gain = f"{signed_points(pair['difference'])} points, {figures_of(pair, beside=told)}"
+    if _side(pair) > 0:
+        return [f"{start} by {size}, and {_name(told)} is better than that one ({gain})"]
+    return [f"{start} by {size}, and that {_name(told)} is better than that one cannot be shown ({gain})"]
 
 
 def _told(treatments: list[Pair], found: dict[str, Any]) -> Pair:
-    """The treatment that the sentence begins with: the best of those that are better, or of all."""
-    return next((pair for pair in treatments if pair["arm"] in found["better"]), treatments[0])
+    """The treatment that the sentence begins with: the best of those that are better, or of those on most draws."""
+    most = max(pair["num_draws"] for pair in treatments)
+    longest = next(pair for pair in treatments if pair["num_draws"] == most)
+    return next((pair for pair in treatments if pair["arm"] in found["better"]), longest)
 
 
 def _main_part(treatments: list[Pair], found: dict[str, Any]) -> str:
@@ -115,19 +126,20 @@ def _main_part(treatments: list[Pair], found: dict[str, Any]) -> str:
         also = f"; also better after correction: {', '.join(others)}" if others else ""
         size = f"{size_of(best)} points ({figures_of(best)}){share_of(best)}"
         return f"{subject} is better than {_rival(best)} by {size}{also}"
-    best = treatments[0]
+    best = _told(treatments, found)
     if not many and found["worse"]:
         return f"{_name(best)} is worse than {_rival(best)} by {size_of(best)} points ({figures_of(best)})"
     gain = f"{signed_points(best['difference'])} points, {figures_of(best)}"
     invisible = invisible_of(best)
+    on = "" if all(pair["num_draws"] == best["num_draws"] for pair in treatments) else f" on {best['num_draws']} draws"
     if not many:
         return f"No difference between {_name(best)} and {_rival(best)} can be shown ({gain}); {invisible}"
     told = {"rbft"} - {best["arm"]}  # in a part of its own
     worse = [_name(pair) for pair in reversed(treatments) if pair["arm"] in set(found["worse"]) - told]
     less = f"; worse after correction: {', '.join(worse)}" if worse else ""
-    rival = _plain(best) if any(map(_steps, treatments)) else _rival(best | {"steps_ratio": None})
+    rival = DIRECT if any(map(_steps, treatments)) else MATCHED
     return (
-        f"None of {len(treatments)} arms can be shown to be better than {rival} (the best is "
+        f"None of {len(treatments)} arms can be shown to be better than {rival} (the best{on} is "
         f"{_name(best)}{_steps(best)}: {gain}); {invisible}{less}"
     )
 
@@ -137,7 +149,7 @@ def _own_part(treatments: list[Pair], told: Pair) -> list[str]:
     own = next((pair for pair in treatments if pair["arm"] == "rbft"), None)
     if own is None or told is own:
         return []
-    words = {1: "is better too", 0: f"cannot be told from {_plain(own)}", -1: "is worse"}[_side(own)]
+    words = {1: "is better too", 0: f"cannot be told from {DIRECT}", -1: "is worse"}[_side(own)]
     gain = f"{signed_points(own['difference'])} points, {figures_of(own, beside=told)}"
     steps = f"{_steps(own)}," if _steps(own) else ""
     return [f"RB-FT itself{steps} {words} ({gain})"]
@@ -205,14 +217,8 @@ def _side(pair: Pair) -> int:
 
 
 def _rival(pair: Pair) -> str:
-    """Direct SFT, or the stronger arm, as what it is beside this arm."""
-    if _steps(pair):
-        return f"{_plain(pair)}{_steps(pair)},"
-    return MATCHED if pair["baseline"] == "direct" else _plain(pair)
-
-
-def _plain(pair: Pair) -> str:
-    return DIRECT if pair["baseline"] == "direct" else pair["baseline"]
+    """Direct SFT, as what it is beside this arm."""
+    return f"{DIRECT}{_steps(pair)}," if _steps(pair) else MATCHED
 
 
 def _steps(pair: Pair) -> str:

@@ -3,6 +3,7 @@
 Input: pairs of rbft_trl.evidence.stats. Output: text.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from rbft_trl.evidence.table import FEWEST_GROUPS, p_value, signed_points
@@ -72,3 +73,9 @@ def size_of(pair: Pair) -> str:
 
 def _equals(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p_value(p)}"
+
+
+def covered(pairs: Sequence[Pair]) -> str:
+    """What intervals and p-values are of: with one draw of an arm they know nothing of other draws."""
+    kinds = {pair["covers"] for pair in pairs}
+    return f"{BOTH} (where an arm has one draw, {CLIPS_ONLY})" if len(kinds) > 1 else next(iter(kinds), "")

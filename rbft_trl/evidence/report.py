@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rbft_trl.evidence.charts import budget_views, curve_views, ladder_views
+from rbft_trl.evidence.figures import covered
 from rbft_trl.evidence.metrics import INVALID, wilson_interval
 from rbft_trl.evidence.page import encode_strip, write_page
 from rbft_trl.evidence.power import POINTS
@@ -32,6 +33,7 @@ FAMILIES = {
     "treatments": "Could be taken as an answer",
     "controls": "Help to read the answer",
     "references": "Train on no rationale, or not at all",
+    "rival": "Against the reference that beats direct SFT",
     "content": "Does it matter what a rationale says of its own clip?",
 }
 MORE = {
@@ -102,7 +104,7 @@ def view(
         "chance": _number(100 * first["chance"]),
         "levels": f"Chance {100 * first['chance']:.1f} %, majority class {100 * first['majority']:.1f} %.",
         "pairs": [pair_view(pair) for pair in pairs],
-        "covers": pairs[0]["covers"] if pairs else "",
+        "covers": covered(pairs),
         "families": [f for f in FAMILIES.items() if f[0] in {pair["family"] for pair in pairs}],
         "by_class": class_rows(arms),
         "frames": frame_rows(arms),

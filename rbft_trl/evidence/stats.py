@@ -26,7 +26,8 @@ from rbft_trl.evidence.table import text_table
 
 Pair = dict[str, Any]
 COSTS = ("steps", "presentations", "tokens", "flops", "seconds")
-TREATMENTS, REFERENCES, CONTROLS, CONTENT = "treatments", "references", "controls", "content"
+TREATMENTS, REFERENCES, CONTROLS = "treatments", "references", "controls"
+CONTENT, RIVAL = "content", "rival"  # of other pairs than with direct SFT
 FAMILIES = {"candidate": TREATMENTS, "reference": REFERENCES, "control": CONTROLS, "oracle": CONTROLS}  # by role
 BASELINE = "direct"
 NOT_ASKED = "not evaluated there (only label scores can be asked for on another card)"
@@ -44,24 +45,17 @@ def summarise(comparison: dict[str, Any], *, names: Sequence[str]) -> dict[str, 
 
     Returns:
         `dict`: `arms` with a `summary` each, `pairs` (every arm against `direct`, and `rbft` against `shuffled`),
-        `verdict`, `table` (text), `sentence` and, where cells were evaluated on other cards, `elsewhere`. Where a
-        reference is surely better than `direct` ([`stronger_rival`]), verdict and sentence are of the arms against
-        that one: `rival` holds its name (`arm`) and these `pairs`, without the bootstrap's intervals.
+        `verdict`, `table` (text), `sentence` and, where cells were evaluated on other cards, `elsewhere`.
     """
     entries = comparison["arms"]
     seen = {a: read_outcomes(entry["draws"], names, clips=comparison.get("clips")) for a, entry in entries.items()}
     arms = {arm: entry | {"summary": summarise_arm(seen[arm], entry["draws"])} for arm, entry in entries.items()}
     roles = {arm: role_of(entry) for arm, entry in entries.items()}
-    pairs = told = [p | {"steps_ratio": _steps_ratio(arms, p)} for p in compare_all(seen, roles)]
-    if stronger := stronger_rival(pairs):
-        others = {arm: of for arm, of in seen.items() if arm != BASELINE}
-        told = compare_all(others, roles, baseline=stronger["arm"], resample=False)
-        told = [p | {"steps_ratio": _steps_ratio(arms, p)} for p in told]
+    pairs = [pair | {"steps_ratio": _steps_ratio(arms, pair)} for pair in compare_all(seen, roles)]
     elsewhere = other_cards(entries, seen, names)
-    made = {"arms": arms, "pairs": pairs, "verdict": verdict(told), "table": text_table(arms, pairs)}
-    made |= {"rival": {"arm": stronger["arm"], "pairs": told}} if stronger else {}
+    made = {"arms": arms, "pairs": pairs, "verdict": verdict(pairs), "table": text_table(arms, pairs)}
     of = {"shots": comparison.get("shots", 0), "labels": comparison.get("labels")}
-    made |= {"sentence": conclude(told, note=comparison.get("note", ""), stronger=stronger, **of)}
+    made |= {"sentence": conclude(pairs, note=comparison.get("note", ""), **of)}
     return made | ({"elsewhere": elsewhere} if elsewhere else {})
 
 
@@ -72,30 +66,34 @@ def role_of(entry: dict[str, Any]) -> str:
     return entry.get("role") or ("candidate" if trained else "reference")
 
 
-def compare_all(
-    seen: dict[str, Outcomes], roles: dict[str, str], *, baseline: str = BASELINE, resample: bool = True
-) -> list[Pair]:
-    """Every arm against `baseline`, and `rbft` against `shuffled`; p-values are corrected within each family, and a
-    gain is told as a share of what [`told_oracle`] gains, where that is sure to be above 0.
+def compare_all(seen: dict[str, Outcomes], roles: dict[str, str], *, resample: bool = True) -> list[Pair]:
+    """Every arm against `direct`, the treatments against a reference that surely beats it, and `rbft` against
+    `shuffled`; p-values are corrected within each family, and a gain is told as a share of what [`told_oracle`] gains,
+    where that is sure to be above 0.
 
     Args:
         seen (`dict`): Outcomes by arm.
         roles (`dict`): Role by arm, see [`role_of`]; arms are corrected with those of their family (`FAMILIES`).
-        baseline (`str`, *optional*, defaults to "direct"): The arm that the others stand against.
         resample (`bool`, *optional*, defaults to `True`): Also give the bootstrap's intervals, which decide nothing.
     """
     pairs = []
-    if baseline in seen:
+    if BASELINE in seen:
         for name in (TREATMENTS, REFERENCES, CONTROLS):
-            arms = [arm for arm in seen if arm != baseline and FAMILIES[roles[arm]] == name]
-            settings = {"baseline": baseline, "at_once": len(arms), "resample": resample}
-            found = [compare_arms(seen[arm], seen[baseline], arm=arm, **settings) for arm in arms]
+            arms = [arm for arm in seen if arm != BASELINE and FAMILIES[roles[arm]] == name]
+            settings = {"baseline": BASELINE, "at_once": len(arms), "resample": resample}
+            found = [compare_arms(seen[arm], seen[BASELINE], arm=arm, **settings) for arm in arms]
             pairs += [pair | {"family": name, "role": roles[pair["arm"]]} for pair in _corrected(found)]
         if oracle := told_oracle(pairs):
             for pair in pairs:
                 if pair["family"] == TREATMENTS:
-                    three = seen[pair["arm"]], seen[oracle["arm"]], seen[baseline]
+                    three = seen[pair["arm"]], seen[oracle["arm"]], seen[BASELINE]
                     pair["share"] = _share(*three, at_once=pair["family_size"])
+    if rival := stronger_rival(pairs):
+        other, arms = seen[rival["arm"]], [pair["arm"] for pair in pairs if pair["family"] == TREATMENTS]
+        arms = [arm for arm in arms if shared_draws(seen[arm], other)]
+        settings = {"baseline": rival["arm"], "at_once": len(arms), "resample": resample}
+        found = [compare_arms(seen[arm], other, arm=arm, **settings) for arm in arms]
+        pairs += [pair | {"family": RIVAL} for pair in _corrected(found)]
     if {"rbft", "shuffled"} <= set(seen) and shared_draws(seen["rbft"], seen["shuffled"]):
         content = compare_arms(seen["rbft"], seen["shuffled"], arm="rbft", baseline="shuffled", resample=resample)
         pairs += [pair | {"family": CONTENT} for pair in _corrected([content])]
