@@ -178,7 +178,7 @@ def tables(names: list[str]) -> dict[str, dict[str, Any]]:
         comparison = found[name] = read_results(file)
         if name.startswith("arms_"):
             print_rungs(f"{name}, the question alone", read_results(file, [*UNTRAINED, *MAIN]))
-        print_rungs(name, comparison, sentence=RUNS[name].arms is not write_arms)
+        print_rungs(name, comparison)
         if RUNS[name].arms is write_arms:
             probed = RESULTS / f"{name}.attributes.jsonl"
             print("\n" + table(comparison, attributes(read_jsonl(probed)) if probed.is_file() else {}))
@@ -203,13 +203,12 @@ def pictures(found: dict[str, dict[str, Any]]) -> None:
         draw_ladder(found["ladder_far"], RESULTS / "ladder.png")
 
 
-def print_rungs(title: str, comparison: dict[str, Any], *, sentence: bool = True) -> None:
-    """Table, sentence and yields of a comparison at each number of shots. The sentence of a ladder would be of direct
-    SFT with the tower alone, and not of the same parts."""
+def print_rungs(title: str, comparison: dict[str, Any]) -> None:
+    """Table, sentence and yields of a comparison at each number of shots."""
     for rung in comparison["rungs"]:
         lost = "".join(f"left out: {line}\n" for line in text_of_left_out(rung.get("left_out", {})))
         print(f"\n## {title}, {rung['shots']} shots\n\n{rung['table']}\n{lost}")
-        print(f"{rung['sentence']}\n\n{yields(rung)}" if sentence else "")
+        print(f"{rung['sentence']}\n\n{yields(rung)}")
     for lost in comparison["rungs_left_out"]:
         print(f"{title}, {lost['shots']} shots: {text_of_rung(lost)}")
 

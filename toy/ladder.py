@@ -65,7 +65,7 @@ def write_arms(folder: Path) -> list[str]:
             last = {"recipe": "direct", "target": "rationale", "rationales": "<texts>", "train_parts": trained}
             steps = {"texts": {"texts": "labels", "times_labels": times}, "direct": last | {"steps_of": "rbft"}}
             names.append(f"labels_{times}x_{parts}")
-            _write(folder, names[-1], f"no text; {times} x the labels, LoRA on {parts}", steps, role="reference")
+            _write(folder, names[-1], f"no text; {times} x the labels, LoRA on {parts}", steps, role="control")
     return names
 
 
