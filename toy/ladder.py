@@ -50,7 +50,8 @@ def write_arms(folder: Path) -> list[str]:
     for parts, trained in PARTS.items():
         steps: dict[str, Any] = {"direct": {"recipe": "direct", "steps_of": "rbft", "train_parts": trained}}
         names.append("direct" if parts == "tower" else "direct_lm")
-        _write(folder, names[-1], f"no text; labels alone, LoRA on {parts}", steps, role="reference")
+        role = None if names[-1] == "direct" else "reference"
+        _write(folder, names[-1], f"no text; labels alone, LoRA on {parts}", steps, role=role)
     for text, made in TEXTS.items():
         for times in TIMES[:1] if text == "definition" else TIMES:
             for parts, trained in PARTS.items():
