@@ -44,11 +44,12 @@ def main(argv: list[str]) -> dict[str, Any]:
     transformers_logging.disable_progress_bar()
     star = Star(args, card, data, base)
     cycles, stopped = star.run_cycles()
+    print(f"\n{table_of(cycles)}\n\n{stopped}")  # before the final stage, which may find nothing to learn from
     best = max(cycles, key=share)  # of equal ones the first
     result = {"task": card.name, "answer": card.answer.to_dict(), "cycles": cycles, "stopped": stopped}
     result |= star.finish(best)
     write_json(star.out / "star.json", result)
-    print(f"\n{table_of(cycles)}\n\n{stopped}; the final stage learned from cycle {best['cycle']}")
+    print(f"\nthe final stage learned from cycle {best['cycle']}")
     print(f"result: '{result['final']}', its evaluation: '{star.out / 'eval'}'")
     return result
 
@@ -144,6 +145,7 @@ class Star:
         for number in range(self.args.cycles):
             cycle = self.generate(number, writer)
             cycles.append(cycle)
+            write_json(self.out / "yields.json", {"cycles": cycles})
             if number and (rise := share(cycle) - share(cycles[-2])) < self.args.min_rise:
                 stopped = f"the yield rose by {rise:.3f}, less than min_rise = {self.args.min_rise}"
                 break

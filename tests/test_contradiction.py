@@ -21,6 +21,9 @@ KNOWN: list[Case] = [
     (HOME, "abnormal", "A cat sleeps. I doubt that this is abnormal.", True),
     (HOME, "abnormal", "The yard is quiet, with zero signs of abnormal activity.", True),
     (HOME, "abnormal", "A window breaks, so I have no doubt: this is abnormal.", False),
+    (DOOR, "intruder", "He rings the bell and waits. It cannot be an intruder.", True),
+    (DOOR, "normal", "A man reads a book about delivery. He walks on.", False),
+    (DOOR, "normal", "A sign reads delivery. A boy walks by.", False),
     (HOME, "normal", "I do not see anything that is not normal.", False),
     (HOME, "abnormal", "Two children play; it would be wrong to call this abnormal.", True),
     (HOME, "abnormal", "There is no reason to consider anything here abnormal.", True),
@@ -135,7 +138,7 @@ def test_cases_that_the_lists_were_made_from(case: Case) -> None:
     assert is_found(case) == case[3]
 
 
-@pytest.mark.parametrize(("cases", "right", "found"), [(HELD_BACK, 16, 13), (LATER, 14, 10)], ids=["before", "later"])
+@pytest.mark.parametrize(("cases", "right", "found"), [(HELD_BACK, 16, 14), (LATER, 14, 10)], ids=["before", "later"])
 def test_precision_and_recall_on_other_cases(cases: list[Case], right: int, found: int) -> None:
     """docs/rationales.md has these figures; what is missed may be found one day, but no false alarm is allowed."""
     assert [case[2] for case in cases if is_found(case) and not case[3]] == []

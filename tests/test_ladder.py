@@ -24,7 +24,7 @@ def test_every_cell_is_an_arm_that_the_comparison_accepts(tmp_path: Path, monkey
     arms = compare.check(args)
     assert arms["true_1x_lm"].role == arms["guideline_4x_tower"].role == "oracle"
     assert arms["shuffled_1x_lm"].role == "control" and arms["direct_lm"].role == "reference"
-    assert arms["hinted_1x_lm"].role is None and arms["labels_4x_tower"].role == "reference"
+    assert arms["hinted_1x_lm"].role is None and arms["labels_4x_tower"].role == "control"
     assert arms["hinted_4x_lm"].step("stage1").settings["train_parts"] == ["llm"]
     settings = {"source": "<oracle_all/texts>", "pool": True, "times_labels": 16}
     assert arms["shuffled_16x_tower"].step("texts").settings == settings

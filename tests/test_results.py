@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rbft_trl.data.jsonl import write_json, write_jsonl
 from rbft_trl.errors import UserError
+from rbft_trl.evidence.outcomes import read_predictions
 from rbft_trl.evidence.report import build_report
 from rbft_trl.evidence.results import merge_results, read_results, write_results
 from rbft_trl.evidence.stats import summarise
@@ -171,3 +173,13 @@ def test_some_arms_are_read_as_if_no_other_had_been_run(comparison: dict[str, An
     told = [summarise(arms, names=NAMES)["sentence"] for arms in (alone, comparison)]
     assert got["sentence"] == told[0] != told[1]
     assert read_results(tmp_path / "r.jsonl", [*some, "rbft_blind"])["rungs"][0]["left_out"]
+
+
+def test_predictions_that_were_edited_are_not_believed(tmp_path: Path) -> None:
+    rows = [{"id": f"c{i}", "label": "a", "prediction": "ab"[i % 2], "group": "g"} for i in range(10)]
+    write_jsonl(tmp_path / "predictions.jsonl", rows)
+    write_json(tmp_path / "metrics.json", {"n": 10, "accuracy": 0.5, "confusion": {}})
+    assert len(read_predictions(tmp_path)) == 10
+    write_jsonl(tmp_path / "predictions.jsonl", [row | {"prediction": "a"} for row in rows])
+    with pytest.raises(UserError, match=r"has 10 right rows, but metrics\.json there tells of another number; delete"):
+        read_predictions(tmp_path)

@@ -158,12 +158,17 @@ def test_the_cycles_end_when_the_yield_does_not_rise_enough(straight: dict, reci
     assert again["stages"]["final"]["cycle"] == best["cycle"]
 
 
-def test_a_class_without_a_direct_answer_is_told(straight: dict, recipe: Path) -> None:
+def test_a_class_without_a_direct_answer_is_told_and_the_yields_are_kept(
+    straight: dict, recipe: Path, capsys: pytest.CaptureFixture
+) -> None:
     best = max(straight["cycles"], key=lambda cycle: cycle["generated"])
     lacking = [name for name, own in best["per_class"].items() if not own["generated"]]
     assert lacking, "four clips per class and a base at chance"
     with pytest.raises(UserError, match=rf"'{lacking[0]}' has no direct right answer .*final_pairs: kept"):
         star.main([str(recipe), "--final_pairs", "generated"])
+    told = read_json(recipe.parent / "straight/yields.json")["cycles"]
+    assert [cycle["per_class"] for cycle in told] == [cycle["per_class"] for cycle in straight["cycles"]]
+    assert "cycle  class" in capsys.readouterr().out, "the yields are printed before the final stage"
 
 
 @pytest.mark.parametrize(

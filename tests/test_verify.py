@@ -46,6 +46,17 @@ def verdict(sample: dict[str, Any], mode: str = "all") -> tuple[str, str | None]
 
 
 ECHO = "You guard a home. What happens in this clip of a home camera? Bright flames rise."
+REFUSED = (
+    "I cannot provide a description of this video.",
+    "I can't see the video, so I go by the names.",
+    "I'm unable to describe the clip that is shown.",
+    "I am not able to see any video in the message.",
+    "Sorry, I can't do that for you right now.",
+    "I don't see any video attached to the message.",
+    "There is no video to look at, so I guess.",
+    "I can't identify people in videos, as a rule.",
+    "Please provide the video so that I can look.",
+)
 FAULTS = {
     "no_label": [
         CLEAN,
@@ -68,6 +79,7 @@ FAULTS = {
         concluded("No video was provided, so this is a guess at best."),
         concluded("I do not have access to the clip itself, so I guess."),
         concluded("The video is not available here, so I go by the names."),
+        *map(concluded, REFUSED),
     ],
     "too_short": [concluded(""), concluded("Flames."), CARD.final_line("fire alarm")],
     "too_long": [concluded(" ".join(f"thing{i}" for i in range(verify.MAX_WORDS + 1)))],
@@ -84,6 +96,8 @@ FAULTS = {
     ],
 }
 PASSING = [
+    concluded('The man says: "I\'m sorry, but I have to go now", and leaves.'),
+    concluded("The boy shouts that I cannot open the door of the house."),
     concluded(CLEAN),
     concluded("one small red circle moving left quickly."),
     concluded("I cannot see any person, but thick smoke fills the room."),
@@ -184,6 +198,11 @@ def test_none_keeps_all_and_warns_with_the_share() -> None:
         ("Flames rise behind the window, as stated in the question above.", "hint_cited"),
         ("This is the ground truth. Flames rise behind the window.", "hint_cited"),
         ("I was told that it burns, and flames rise behind the window.", "hint_cited"),
+        ("The label given to me fits. Flames rise behind the window.", "hint_cited"),
+        ("This is consistent with the expert. Flames rise behind the window.", "hint_cited"),
+        ("There is a hint of smoke above the roof of the house.", None),
+        ("The experts judge the dive from their table by the pool.", None),
+        ("The given answer on the quiz screen is blue, and flames rise.", None),
         ("An experienced climber hands the labelled box to a correct class of pupils.", None),
     ],
 )

@@ -62,7 +62,8 @@ def read_predictions(folder: str | Path, *, ids: Iterable[str] | None = None) ->
         UserError: if a file is damaged, or clips are missing or stand twice.
     """
     file, way_out = Path(folder) / "predictions.jsonl", f"delete '{folder}' and evaluate again"
-    rows, count = read_jsonl(file), read_json(Path(folder) / "metrics.json").get("n")
+    rows, metrics = read_jsonl(file), read_json(Path(folder) / "metrics.json")
+    count = metrics.get("n")
     for row in rows:
         if lacking := [key for key in ("id", "label", "prediction", "group") if key not in row]:
             raise UserError(f"'{file}' holds a row without '{lacking[0]}'; {way_out}")
@@ -71,6 +72,12 @@ def read_predictions(folder: str | Path, *, ids: Iterable[str] | None = None) ->
         raise UserError(
             f"'{file}' holds {len(rows)} rows of {len(seen)} clips, but metrics.json there is of {count}; {way_out}"
         )
+    if {"confusion", "accuracy"} <= metrics.keys():  # classes; of open answers the card says what is right
+        right = sum(row["prediction"] == row["label"] for row in rows)
+        if round(metrics["accuracy"] * count) != right:
+            raise UserError(
+                f"'{file}' has {right} right rows, but metrics.json there tells of another number; {way_out}"
+            )
     if ids is not None and (other := sorted(seen ^ set(ids))):
         raise UserError(f"'{file}' and the data of the recipe differ in clip '{other[0]}'; {way_out}")
     return rows
