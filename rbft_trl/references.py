@@ -3,13 +3,12 @@
 Input: the arms of a comparison. Output: nothing, or one sentence. That a step is there is checked in arms.py.
 """
 
+import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from rbft_trl.arms import Arm, Step, all_references, references
 from rbft_trl.errors import UserError
-from rbft_trl.model.fetch import is_hub_id
 
 TEXTS, MODEL = "a file of texts", "a trained model"
 MAKES = {"rationales": TEXTS, "texts": TEXTS, "sft": MODEL, "star": MODEL}  # by entry
@@ -93,11 +92,9 @@ def _check_taken(step: Step, key: str, value: Any, arm: Arm, arms: dict[str, Arm
         return
     if wanted is None or value == "base" or not isinstance(value, str):
         return
-    if wanted == MODEL and not Path(value).exists() and is_hub_id(value):
-        return
     bare = references(f"<{value}>", arm.name)
     named = any(other in arms and target in [s.name for s in arms[other].steps] for other, target in bare)
-    if named or not (Path(value).is_file() if wanted == TEXTS else Path(value).is_dir()):
+    if named or not (os.path.isfile(value) if wanted == TEXTS else os.path.isdir(value)):  # of any length
         kind, example = ("file", "rationales") if wanted == TEXTS else ("folder", "stage1")
         raise UserError(
             f"{place}: '{key}' is '{value}', which is no {kind}; what a step makes stands in angle brackets: "

@@ -116,8 +116,8 @@ def check(args: StarArguments) -> tuple[TaskCard, DataArguments, ModelArguments]
 
 
 def evaluated(args: StarArguments, card: TaskCard) -> list[str]:
-    """How the result answers, whatever the recipe says of the method: open answers are written; without a stage 2 it
-    was never trained to answer with a bare name."""
+    """How the result answers where the recipe says `score`: open answers are written, and without a stage 2 it was
+    never trained to answer with a bare name."""
     method = "greedy" if card.is_open else None if args.stage2 else "reason"
     return words_of({"method": method}) if method else []
 
@@ -151,6 +151,7 @@ class Star:
                 break
             writer = self.train(f"cycle{number}/model", self.rationales_of(number))
             cycle["trained"] = {key: writer[key] for key in TOLD}
+            write_json(self.out / "yields.json", {"cycles": cycles})
         else:
             stopped = f"all {self.args.cycles} cycles were run"
         save_yields_picture(cycles, self.out / "yields.png")

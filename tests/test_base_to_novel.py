@@ -204,9 +204,9 @@ def test_its_interval_is_that_of_simulated_test_sets() -> None:
 
 def evaluated(folder: Path, label: str, rows: list[dict[str, Any]], **settings: Any) -> str:
     made = {"base": "b", "checkpoint": "c", "frames": {}, "options": {}} | settings
-    write_json(
-        folder / "metrics.json", {"n": len(rows), "settings": made, "confusion": {"labels": [label, f"{label}2"]}}
-    )
+    right = sum(row["prediction"] == label for row in rows)
+    confusion = {"labels": [label, f"{label}2"], "matrix": [[right, 0, len(rows) - right], [0, 0, 0]]}
+    write_json(folder / "metrics.json", {"n": len(rows), "settings": made, "confusion": confusion})
     write_jsonl(folder / "predictions.jsonl", rows)
     return str(folder)
 

@@ -167,7 +167,7 @@ def test_none_of_many_arms() -> None:
     )
     assert is_one_sentence(said)
     half = [pair("rbft", WORSE, size=2, steps_ratio=0.5), pair("star", 0.9, size=2)]
-    assert "; RB-FT itself, with 0.5 times its optimiser steps, is worse (" in conclude(half)
+    assert "; RB-FT itself, with 0.5 times the optimiser steps of direct SFT, is worse (" in conclude(half)
     assert "RB-FT itself cannot be told from direct SFT (+0.6" in conclude(
         [pair("rbft", SAME, size=2), pair("star", 0.9, size=2)]
     )
@@ -189,11 +189,14 @@ def test_other_steps_are_said_of_many_arms() -> None:
     best = [pair("star", 5.1, size=3, steps_ratio=2.4), pair("joint", 4.0, size=3, steps_ratio=0.5)]
     said = conclude([*best, pair("rbft", BETTER, size=3, steps_ratio=1.0), *CONTROLS])
     assert "star, is better than direct SFT, with 2.4 times its optimiser steps, by 5.1 points (" in said
-    assert "also better after correction: joint, with 0.5 times its optimiser steps; RB-FT itself is better" in said
+    assert (
+        "also better after correction: joint, with 0.5 times the optimiser steps of direct SFT; RB-FT itself is better"
+        in said
+    )
     none = [pair("star", 1.1, size=2, steps_ratio=2.4), pair("rbft", SAME, size=2, steps_ratio=1.0)]
     assert conclude(none).startswith(
-        "None of 2 arms can be shown to be better than direct SFT (the best is star, with 2.4 times its optimiser "
-        "steps: +1.1 points"
+        "None of 2 arms can be shown to be better than direct SFT (the best is star, with 2.4 times the "
+        "optimiser steps of direct SFT: +1.1 points"
     )
     matched = [pair("rbft", SAME, size=2, steps_ratio=1.0), pair("star", -0.1, size=2, steps_ratio=2.4)]
     said = conclude(matched)

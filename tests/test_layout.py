@@ -45,7 +45,7 @@ ALLOWED = {
     "writers": {"errors", "stopping", "data", "configs", "rationale_config", "model", "batches", "evidence"},
     "checklist": {"errors", "data", "model", "batches", "writers"},
     "arms": {"errors", "yaml_file"},
-    "references": {"errors", "arms", "model"},
+    "references": {"errors", "arms"},
     "costs": {"data", "start"},
     "compare_config": {"errors", "configs"},
     "texts": {"errors", "data", "configs", "model", "evidence", "start", "classifier"},

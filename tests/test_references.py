@@ -42,6 +42,11 @@ MISTAKES = {
         {"steps": {"texts": WRITTEN | {"checkpoint": "stge1"}, "stage1": STAGE1, "stage2": STAGE2}},
         "step 'texts': 'checkpoint' is 'stge1', which is no folder",
     ),
+    "a writer without brackets": (
+        {"steps": {"texts": WRITTEN | {"checkpoint": "rbft/stage1"}, "stage1": STAGE1, "stage2": STAGE2}},
+        "'checkpoint' is 'rbft/stage1', which is no folder; .* <rbft/stage1>",
+    ),
+    "a very long name": (steps(texts={"source": "x" * 300}), "'source' is 'x+', which is no file; .* <rationales>"),
     "pseudo-labels of nothing": (
         steps(texts={"texts": "pseudo_labels", "source": "dirct"}),
         "'source' is 'dirct', which is no folder; .* <stage1>",

@@ -175,11 +175,32 @@ def test_some_arms_are_read_as_if_no_other_had_been_run(comparison: dict[str, An
     assert read_results(tmp_path / "r.jsonl", [*some, "rbft_blind"])["rungs"][0]["left_out"]
 
 
-def test_predictions_that_were_edited_are_not_believed(tmp_path: Path) -> None:
-    rows = [{"id": f"c{i}", "label": "a", "prediction": "ab"[i % 2], "group": "g"} for i in range(10)]
-    write_jsonl(tmp_path / "predictions.jsonl", rows)
-    write_json(tmp_path / "metrics.json", {"n": 10, "accuracy": 0.5, "confusion": {}})
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"predictions": "a" * 10},
+        {"predictions": "ba" * 5},  # as many right ones
+        {"confusion": {}},
+        {"confusion": None},
+        {"confusion": {"labels": ["a", "b"], "matrix": None}},
+    ],
+)
+def test_predictions_that_were_edited_are_not_believed(change: dict[str, Any], tmp_path: Path) -> None:
+    made = {"predictions": "ab" * 5, "confusion": {"labels": ["a", "b"], "matrix": [[5, 0, 0], [5, 0, 0]]}}
+
+    def write(predictions: str, confusion: Any) -> None:
+        gold = "ab" * 5 if predictions == "ba" * 5 else "a" * 10
+        rows = [
+            {"id": f"c{i}", "label": g, "prediction": p, "group": "g"}
+            for i, (g, p) in enumerate(zip(gold, predictions, strict=True))
+        ]
+        write_jsonl(tmp_path / "predictions.jsonl", rows)
+        write_json(tmp_path / "metrics.json", {"n": 10, "accuracy": 0.5, "confusion": confusion})
+
+    write("ab" * 5, {"labels": ["a", "b"], "matrix": [[5, 5, 0], [0, 0, 0]]})
     assert len(read_predictions(tmp_path)) == 10
-    write_jsonl(tmp_path / "predictions.jsonl", [row | {"prediction": "a"} for row in rows])
-    with pytest.raises(UserError, match=r"has 10 right rows, but metrics\.json there tells of another number; delete"):
+    write(**(made | change))
+    with pytest.raises(
+        UserError, match=r"the confusion matrix in metrics\.json there tell of different answers; delete"
+    ):
         read_predictions(tmp_path)

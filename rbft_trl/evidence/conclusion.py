@@ -71,7 +71,7 @@ def conclude(
         found = verdict(pairs)
         told = _told(treatments, found)
         first = _main_part(treatments, found)
-        if told["num_draws"] == 1:
+        if all(pair["num_draws"] == 1 for pair in treatments):
             first = f"On this one draw, {_within(first)}"
         parts = [first, *_rival_part(pairs, found, told), *_own_part(treatments, told)]
         parts.append(_oracle_part(pairs, found, told))
@@ -96,7 +96,7 @@ def _rival_part(pairs: list[Pair], found: dict[str, Any], told: Pair) -> list[st
     if (rival := stronger_rival(pairs)) is None:
         return []
     size = f"{size_of(rival)} points ({figures_of(rival, beside=told)})"
-    steps = f"{_steps(rival)}," if _steps(rival) else ""
+    steps = f"{_other_steps(rival)}," if _steps(rival) else ""
     start = f"the reference {rival['arm']}{' too' if found['better'] else ''}{steps} is better than {DIRECT}"
     pair = next((pair for pair in _of(pairs, "rival") if pair["arm"] == told["arm"]), None)
     if pair is None:
@@ -122,7 +122,9 @@ def _main_part(treatments: list[Pair], found: dict[str, Any]) -> str:
         subject = f"The best of {len(treatments)} arms, {_name(best)}," if many else _name(best)
         if larger := ", ".join(map(_name, treatments[: treatments.index(best)])):
             subject = f"Of {len(treatments)} arms, {_name(best)} (the larger difference of {larger} is not sure)"
-        others = [f"{_name(pair)}{_steps(pair)}" for pair in others if pair["arm"] != "rbft"]  # it has its own part
+        others = [
+            f"{_name(pair)}{_other_steps(pair)}" for pair in others if pair["arm"] != "rbft"
+        ]  # it has its own part
         also = f"; also better after correction: {', '.join(others)}" if others else ""
         size = f"{size_of(best)} points ({figures_of(best)}){share_of(best)}"
         return f"{subject} is better than {_rival(best)} by {size}{also}"
@@ -131,7 +133,9 @@ def _main_part(treatments: list[Pair], found: dict[str, Any]) -> str:
         return f"{_name(best)} is worse than {_rival(best)} by {size_of(best)} points ({figures_of(best)})"
     gain = f"{signed_points(best['difference'])} points, {figures_of(best)}"
     invisible = invisible_of(best)
-    on = "" if all(pair["num_draws"] == best["num_draws"] for pair in treatments) else f" on {best['num_draws']} draws"
+    longest = sum(pair["num_draws"] == best["num_draws"] for pair in treatments)
+    which = "the best is " if longest == len(treatments) else f"the best on {best['num_draws']} draws is "
+    which = "" if longest == 1 < len(treatments) else which  # the one that has most draws
     if not many:
         return f"No difference between {_name(best)} and {_rival(best)} can be shown ({gain}); {invisible}"
     told = {"rbft"} - {best["arm"]}  # in a part of its own
@@ -139,8 +143,8 @@ def _main_part(treatments: list[Pair], found: dict[str, Any]) -> str:
     less = f"; worse after correction: {', '.join(worse)}" if worse else ""
     rival = DIRECT if any(map(_steps, treatments)) else MATCHED
     return (
-        f"None of {len(treatments)} arms can be shown to be better than {rival} (the best{on} is "
-        f"{_name(best)}{_steps(best)}: {gain}); {invisible}{less}"
+        f"None of {len(treatments)} arms can be shown to be better than {rival} ({which}"
+        f"{_name(best)}{_other_steps(best)}: {gain}); {invisible}{less}"
     )
 
 
@@ -151,7 +155,7 @@ def _own_part(treatments: list[Pair], told: Pair) -> list[str]:
         return []
     words = {1: "is better too", 0: f"cannot be told from {DIRECT}", -1: "is worse"}[_side(own)]
     gain = f"{signed_points(own['difference'])} points, {figures_of(own, beside=told)}"
-    steps = f"{_steps(own)}," if _steps(own) else ""
+    steps = f"{_other_steps(own)}," if _steps(own) else ""
     return [f"RB-FT itself{steps} {words} ({gain})"]
 
 
@@ -239,7 +243,9 @@ def _within(text: str) -> str:
 
 
 def _other_steps(pair: Pair) -> str:
-    return _steps(pair).replace("its", "the")
+    """Of whom, where the sentence has named another arm in between."""
+    of = DIRECT if pair["baseline"] == "direct" else pair["baseline"]
+    return _steps(pair).replace("its optimiser steps", f"the optimiser steps of {of}")
 
 
 def _true(pair: Pair) -> str:

@@ -3,6 +3,7 @@
 Input: the cells of an arm, with a predictions.jsonl each or with class indices inline (evidence/results.py).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,15 +73,25 @@ def read_predictions(folder: str | Path, *, ids: Iterable[str] | None = None) ->
         raise UserError(
             f"'{file}' holds {len(rows)} rows of {len(seen)} clips, but metrics.json there is of {count}; {way_out}"
         )
-    if {"confusion", "accuracy"} <= metrics.keys():  # classes; of open answers the card says what is right
-        right = sum(row["prediction"] == row["label"] for row in rows)
-        if round(metrics["accuracy"] * count) != right:
-            raise UserError(
-                f"'{file}' has {right} right rows, but metrics.json there tells of another number; {way_out}"
-            )
+    if "confusion" in metrics and not _agree(
+        rows, metrics["confusion"]
+    ):  # of open answers the card says what is right
+        raise UserError(
+            f"'{file}' and the confusion matrix in metrics.json there tell of different answers; {way_out}"
+        )
     if ids is not None and (other := sorted(seen ^ set(ids))):
         raise UserError(f"'{file}' and the data of the recipe differ in clip '{other[0]}'; {way_out}")
     return rows
+
+
+def _agree(rows: list[Prediction], confusion: Any) -> bool:
+    """Whether predictions are those of which a confusion matrix was counted; its last column is of invalid ones."""
+    labels = confusion.get("labels") if isinstance(confusion, dict) else None
+    if not isinstance(labels, list):
+        return False
+    counts = Counter((row["label"], row["prediction"] if row["prediction"] in labels else None) for row in rows)
+    counted = [[counts[gold, said] for said in (*labels, None)] for gold in labels]
+    return sum(map(sum, counted)) == len(rows) and counted == confusion.get("matrix")
 
 
 def shared_draws(*seen: Outcomes) -> list[int]:

@@ -22,15 +22,17 @@ Mode = Literal["none", "label_match", "all"]
 MIN_WORDS, MAX_WORDS = 5, 400  # of the reasoning; a toy caption has 7 words, the authors' rationales 50-200
 ECHO_WORDS = 10  # a run of the prompt this long is a copy; shorter ones are the task's own vocabulary
 # "I cannot see a weapon" is evidence; only not being able to do the task is a refusal. English only.
-MEDIA = "(?:videos?|clips?|images?|pictures?|footage|frames?)"
+MEDIA = "(?:videos?|clips?|images?|pictures?|footage|frames)"
 UNABLE = r"\bi(?: am|'m)?(?: can't| cannot| can not| unable to| not able to| won't)"
 TASK_VERBS = "help|assist|comply|fulfil|process|analy[sz]e|classify|answer (?:this|that|the question)"
-ON_MEDIA = "watch|view|access|play|open|see|describe|provide|identify|determine|recogni[sz]e|tell"
+ON_MEDIA = "watch|view|access|play|open|see|describe|identify|make out"  # with a medium as its object
 REFUSAL = re.compile(
-    rf"{UNABLE} (?:(?:{TASK_VERBS})\b|(?:{ON_MEDIA})\b(?: \w+){{0,5}}? {MEDIA}\b|do (?:this|that)\b)"
+    rf"{UNABLE} (?:(?:{TASK_VERBS})\b|(?:{ON_MEDIA})(?: (?:the|this|that|any|your))? {MEDIA}\b|do (?:this|that)\b"
+    r"|provide (?:a|an|any) (?:description|answer|classification|label)\b|identify (?:people|persons|individuals)\b)"
     r"|\bsorry,? (?:but )?i(?: am|'m)? (?:can't|cannot|can not|unable|not able|won't|do not have|don't have)\b"
     r"|\bas an? (?:ai|(?:large )?language model)\b"
-    rf"|\bi (?:do not|don't) see (?:any|a|the) {MEDIA}\b|\bthere is no {MEDIA}(?: to|$|[.,;!]| here| attached)"
+    rf"|\bi (?:do not|don't) see (?:any|a|the) {MEDIA}\b"
+    rf"|\bthere is no {MEDIA} (?:to (?:look|watch|see|describe|view)|attached|here)\b"
     rf"|\bplease (?:provide|upload|attach|share|send) (?:me )?(?:the|a|an|your) {MEDIA}\b"
     r"|\bno (?:video|clip|image)s? (?:was|were|is|has been|have been) (?:provided|attached|given|uploaded)"
     r"|\b(?:video|clip|image)s? (?:is|are|was|were) not (?:available|accessible|provided|attached|given|uploaded)"
@@ -40,13 +42,14 @@ REFUSAL = re.compile(
 
 # Words by which a rationale shows that it was told the answer. English only, as the package's own hint prompt is.
 CITED = re.compile(
-    r"\b(?:an|the|this) expert(?:'s)? (?:say|said|state|claim|note|opinion|assess|annotat|label|judg|classif)"
-    r"|\b(?:according to|(?:consistent|in line|agrees?) with|from) (?:an|the|this) expert\b"
-    r"|\b(?:given|provided|stated|mentioned|hinted|gold) (?:label|class|classification)\b"
+    r"\bexperts? (?:say|said|state|claim)|\bexpert(?:'s)? opinion\b"
+    r"|\b(?:an|the|this) expert(?:'s)? (?:note|assess|annotat|label|judg|classif)"
+    r"|\b(?:according to|(?:consistent|in line|agrees?) with) (?:an|the|this) expert\b"
+    r"|\b(?:given|provided|stated|mentioned|hinted|gold) (?:label|class|classification|answer\b(?! on\b))"
     r"|\b(?:label|class|answer) (?:that (?:was|is) )?(?:given|provided|told) to (?:me|us)\b"
     r"|\b(?:clip|video) (?:is|was) label?led\b|\b(?:know|knowing) (?:that )?the (?:answer|label|class)\b"
-    r"|\bas (?:stated|given|told|labell?ed|mentioned)\b|\b(?:the|a) hint\b(?! of\b)"
-    r"|\bground[- ]truth\b|\b(?:i|we) (?:was|were|am|are|have been) told\b"
+    r"|\bas (?:stated|given|told|labell?ed|mentioned)\b|\b(?:the|a) hint\b(?! (?:of|that)\b)"
+    r"|\bground[- ]truth\b|\bi (?:was|am|have been) told\b"
 )
 
 

@@ -45,11 +45,12 @@ RELATIVE = set_of("that there who when if as before after what why how whether")
 SINGLE = NO - set_of("neither nor unlike unlikely rather instead except apart")
 REACH = 5  # words between a denial and the name: "no signs of suspicious or abnormal …"
 # A name may be an everyday word. It is claimed at the end of its clause, before one of these, or after NAMED.
-ABOUT = set_of("about reads read says say")  # "a sign reads x", "a book about x": the word, not the clip
+ABOUT = "about"  # "a book about x": the word, not the clip
 AFTER_CLAIM = set_of("in on at here clip event class category label as with then")
 NAMED = set_of("class category label classification called named")
 NO_DENIAL = re.compile(
-    r"\b(?:no|little|not|never) (?:\w+ )?doubt(?:s|ed)?\b|\bno question\b|\bno(?:ne|thing)? other than\b|\bnot only\b"
+    r"\b(?:no|little|not|never|hardly|scarcely) (?:\w+ )?doubt(?:s|ed)?\b"
+    r"|\bno question\b|\bno(?:ne|thing)? other than\b|\bnot only\b"
     r"|\bwithout (?:a |any )?doubt\b|\bnothing but\b|\bnot (?:deny|hide)\b"
     r"|\b(?:can ?not|could not) be (?:ruled out|excluded|denied|anything but)\b"
     r"|\bimpossible to (?:rule out|exclude|deny)\b"
@@ -58,7 +59,8 @@ NO_DENIAL = re.compile(
 DENIAL = re.compile(
     r"\b(?:(?:free|devoid) of|free from|far from)(?: any(?:thing)?\b)?(?! (?:an?|the|his|her|their)\b)"
     r"|\bi (?:\w+ )?doubt\b(?:(?: that| if| whether)? (?:it|this|the \w+) (?:is|was)\b)?"
-    r"|\b(?:can ?not|could not) be\b(?= (?:(?:an?|the|called|labell?ed) )*\w+(?: \w+)?$)"
+    r"|\b(?:can ?not|could not) be\b(?! (?:more|less|clearer|any)\b)"
+    r"(?= (?:(?:an?|the|called|labell?ed) )*\w+(?: \w+)?$)"
     r"|\bzero (?:signs?|evidence|indications?|hints?)\b"
     r"|\banything but\b|\bother than\b(?! the\b)|\bno (?:reason|need|cause|grounds?) to\b"
     r"|\b(?:rules?|ruling|(?:i|we|have|has|had) ruled) out\b|\bwrong to (?:call|say|label)\b"
@@ -150,7 +152,7 @@ def _is_denied(clause: list[tuple[str, bool]], place: int) -> bool:
 
 
 def _is_claimed(clause: list[tuple[str, bool]], place: int) -> bool:
-    if place and clause[place - 1][0] in ABOUT:
+    if place and clause[place - 1][0] == ABOUT:
         return False
     last = place == len(clause) - 1 or clause[place + 1][0] in AFTER_CLAIM
     return last or (place > 0 and clause[place - 1][0] in NAMED)
