@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rbft_trl.errors import UserError, at_least, run_entry
+from rbft_trl.errors import at_least, run_entry
 from rbft_trl.evidence.conclusion import CANNOT, SEES, verdict
 from rbft_trl.evidence.outcomes import Outcomes, read_outcomes
 from rbft_trl.evidence.results import read_results
@@ -70,6 +70,12 @@ def read_control(control: Control) -> Seen:
     return {place: outcomes.on(shared) for place, outcomes in seen.items()}
 
 
+def gains(seen: Seen) -> str:
+    """What the treatment and the oracle gain on direct SFT over all draws, in points."""
+    mean = {place: POINTS * of.right.mean() for place, of in seen.items()}
+    return ", ".join(f"{mean[place] - mean['direct']:+.1f}" for place in ROLES)
+
+
 def rates(seen: Seen, *, draws: int) -> dict[str, float]:
     """Shares of the choices of `draws` draws in which the sentence says something.
 
@@ -97,19 +103,13 @@ def main(argv: list[str]) -> None:
     head = f"control | draws in all | gains of all draws: treatment, oracle | choices of {args.draws}"
     print(f"| {head} | called better | called worse | oracle sees | cannot help |\n" + "|---" * 8 + "|")
     for control in CONTROLS:
-        try:
-            seen = read_control(control)
-        except UserError as error:
-            print(f"{control.name}: {error}")
-            continue
+        seen = read_control(control)
         if (there := len(seen["direct"].draws)) < args.draws:
             print(f"| {control.name} | {there} | | 0 | | | | |")
             continue
-        mean = {place: POINTS * of.right.mean() for place, of in seen.items()}
-        gains = ", ".join(f"{mean[place] - mean['direct']:+.1f}" for place in ROLES)
         found = rates(seen, draws=args.draws)
         told = " | ".join(f"{POINTS * found[key]:.1f}" for key in ("better", "worse", "sees", "cannot"))
-        print(f"| {control.name} | {there} | {gains} | {found['choices']} | {told} |", flush=True)
+        print(f"| {control.name} | {there} | {gains(seen)} | {found['choices']} | {told} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,11 @@ from rbft_trl.data.video import ClipError, FrameSettings, read_row
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.page import strip, write_page
 from rbft_trl.evidence.sheet import COLUMNS, apply_decisions, read_decisions, to_csv
-from rbft_trl.evidence.verify import kept_share
+from rbft_trl.evidence.verify import VERDICTS, kept_share
 
 Sample = dict[str, Any]
 FACTOR = 28  # what frames are cut to; pictures for people need no base
 NEEDED = ("id", "video", "text", "verdict")
-VERDICTS = ("kept", "dropped", "unlabelled")
 MOST = 300
 
 

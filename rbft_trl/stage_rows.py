@@ -15,7 +15,7 @@ from rbft_trl.data.manifest import Entry
 from rbft_trl.data.task import TaskCard
 from rbft_trl.data.video import ORDERS
 from rbft_trl.errors import UserError
-from rbft_trl.evidence.verify import require_every_class
+from rbft_trl.evidence.verify import VERDICTS, require_every_class
 from rbft_trl.model.collator import ClipCollator
 from rbft_trl.start import Row, Task
 
@@ -108,8 +108,8 @@ def _check_sample(sample: dict[str, Any], by_id: dict[str, Row], card: TaskCard,
             raise UserError(f"{place}: '{key}' is missing; write the file with rbft_trl/rationales.py")
     if not isinstance(sample["id"], str) or not isinstance(sample["text"], str):
         raise UserError(f"{place}: 'id' and 'text' must be text; write the file with rbft_trl/rationales.py")
-    if sample["verdict"] not in ("kept", "dropped", "unlabelled"):
-        raise UserError(f"{place}: verdict '{sample['verdict']}' is none of kept, dropped, unlabelled; correct it")
+    if sample["verdict"] not in VERDICTS:
+        raise UserError(f"{place}: verdict '{sample['verdict']}' is none of {', '.join(VERDICTS)}; correct it")
     _check_own(sample, place)
     trained = sample["text"] if sample.get("prompt") is not None else card.without_final_line(sample["text"])
     if sample["verdict"] != "dropped" and not trained.strip():

@@ -15,7 +15,7 @@ import yaml
 from rbft_trl.data.jsonl import make_folder, write_text
 from rbft_trl.evidence.outcomes import read_outcomes
 from rbft_trl.evidence.stats import compare_arms
-from rbft_trl.evidence.table import p_value
+from rbft_trl.evidence.table import p_value, percent
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TEXTS = {
@@ -75,8 +75,8 @@ def write_rivals(folder: Path) -> list[str]:
     what else the same clips give for as many operations: pseudo-labels, plain captions, free temporal tasks."""
     make_folder(folder)
     last = {"recipe": "stage2", "init": "<stage1>"}
-    four = {"recipe": "rationales", "num_samples": 4, "temperature": 0.7}
-    captions = {"recipe": "rationales", "label_shown": "blind", "checks": "none", "instruction": "Describe the clip."}
+    four, agreeing = (_steps_of(name)["rationales"] for name in ("rbft_samples", "rbft_agreement"))
+    captions = _steps_of("captions")["written"]
     own = {"texts": "own", "source": "<rationales>"} | CELL
     matched = {"recipe": "stage1", "rationales": "<texts>", "flops_of": "rbft/stage1"}
     first = {"recipe": "stage1", "rationales": "<texts>", "max_steps": CELL_STEPS}
@@ -92,7 +92,7 @@ def write_rivals(folder: Path) -> list[str]:
         "rbft_samples": ("four own rationales", {"rationales": four, "texts": own, "stage1": same}, None),
         "rbft_agreement": (
             "those of four own rationales that agree",
-            {"rationales": four | {"min_agreement": 0.9}, "texts": own, "stage1": same},
+            {"rationales": agreeing, "texts": own, "stage1": same},
             None,
         ),
         "pseudo_labels": ("pseudo-labels", pseudo, None),
@@ -103,6 +103,11 @@ def write_rivals(folder: Path) -> list[str]:
     for name, (about, steps, role) in arms.items():
         _write(folder, name, about, steps | ({"stage2": last} if "stage1" in steps else {}), role=role)
     return list(arms)
+
+
+def _steps_of(name: str) -> dict[str, Any]:
+    """The steps of an arm as everybody copies it."""
+    return yaml.safe_load((REPOSITORY / f"recipes/arms/{name}.yaml").read_text(encoding="utf-8"))["steps"]
 
 
 def _write(folder: Path, name: str, about: str, steps: dict[str, Any], *, role: str | None = None) -> None:
@@ -134,7 +139,7 @@ def table(comparison: dict[str, Any], probed: Attributes) -> str:
             gains.append(p_value(min(1.0, len(pairs) * max(pair["p"] for pair in own))))
         draws = len(entry["draws"])
         fewer = f" ({draws} draw{'s' if draws > 1 else ''})" if draws < most else ""
-        lines.append([*told(name), _mean_sd(entry["summary"]["accuracy"]) + fewer, *gains, *_seen(probed, name)])
+        lines.append([*told(name), percent(entry["summary"]["accuracy"]) + fewer, *gains, *_seen(probed, name)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -152,12 +157,8 @@ def differences(comparison: dict[str, Any]) -> dict[str, dict[str, dict[str, Any
     }
 
 
-def _mean_sd(found: dict[str, Any]) -> str:
-    return f"{100 * found['mean']:.1f}" + ("" if found["sd"] is None else f" ± {100 * found['sd']:.1f}")
-
-
 def _seen(probed: Attributes, arm: str) -> list[str]:
-    return [_mean_sd(probed[arm][name]) if arm in probed else "" for name in SEEN]
+    return [percent(probed[arm][name]) if arm in probed else "" for name in SEEN]
 
 
 def told(name: str) -> tuple[str, str, str]:

@@ -6,6 +6,7 @@ Input: rungs of comparisons (`read_results`). Output: Markdown.
 from typing import Any
 
 from rbft_trl.evidence.stats import BASELINE
+from rbft_trl.evidence.table import percent
 from toy.figures import ENOUGH
 
 
@@ -27,8 +28,7 @@ def _cell(rung: dict[str, Any], arm: str) -> str:
     if arm not in rung["arms"]:
         return "left out" if arm in rung.get("left_out", {}) else ""
     entry = rung["arms"][arm]
-    found = entry["summary"]["accuracy"]
-    told = f"{100 * found['mean']:.1f}" + ("" if found["sd"] is None else f" ± {100 * found['sd']:.1f}")
+    told = percent(entry["summary"]["accuracy"])
     pairs = [pair for pair in rung["pairs"] if (pair["arm"], pair["baseline"]) == (arm, BASELINE)]
     for pair in pairs:
         few = ", ".join(f"{draw['difference']:+.1f}" for draw in pair["per_draw"])

@@ -239,7 +239,7 @@ def _name(pair: Pair) -> str:
 
 def _within(text: str) -> str:
     """Without the capital letter of a sentence's first word; names of arms keep theirs."""
-    return text[0].lower() + text[1:] if text.startswith(("The ", "Of ", "No ", "None ", "On ")) else text
+    return text[0].lower() + text[1:] if text.startswith(("The ", "Of ", "No ", "None ")) else text
 
 
 def _other_steps(pair: Pair) -> str:

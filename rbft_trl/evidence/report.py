@@ -26,6 +26,7 @@ from rbft_trl.evidence.table import (
     signed_points,
     text_of_left_out,
 )
+from rbft_trl.evidence.verify import VERDICTS
 
 MATRIX_UP_TO = 30  # classes; larger matrices are told as their most frequent confusions
 CURVES_OPEN_UP_TO = 8  # charts; more stand behind a click
@@ -260,7 +261,7 @@ def strip_view(strip: dict[str, Any]) -> dict[str, Any]:
         "label": strip["label"],
         "text": strip["text"],
         "verdict": f"{verdict}: {reason}" if reason else verdict,
-        "css": verdict if verdict in ("kept", "dropped", "unlabelled") else "",
+        "css": verdict if verdict in VERDICTS else "",
         "shown": bool(strip.get("shown")),
         "png": encode_strip(strip["frames"]),
     }

@@ -18,6 +18,7 @@ from rbft_trl.evidence.wording import claimed_and_denied, runs, without_classes,
 
 Sample = dict[str, Any]
 Mode = Literal["none", "label_match", "all"]
+VERDICTS = ("kept", "dropped", "unlabelled")
 
 MIN_WORDS, MAX_WORDS = 5, 400  # of the reasoning; a toy caption has 7 words, the authors' rationales 50-200
 ECHO_WORDS = 10  # a run of the prompt this long is a copy; shorter ones are the task's own vocabulary
