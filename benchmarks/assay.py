@@ -107,7 +107,8 @@ def assay(world: World, *, repetitions: int, seed: int = 0) -> dict[str, float]:
         `dict`: `held` (the interval of the first arm), `all_held` (the simultaneous intervals of all treatments),
         `difference` (any treatment is called better or worse), `false` (one whose true gain is 0 is), `right_arm`
         (the arm named as the best is the truly best one), `sees` and `cannot` (of the oracle), `content` (RB-FT is
-        said to differ from shuffled rationales), `wrong` (some part of the sentence claims what is not so),
+        said to differ from shuffled rationales), `rival` (a reference is said to beat direct SFT), `beaten` (the first
+        arm is said to beat that reference), `wrong` (some part of the sentence claims what is not so),
         `share_held` (of the intervals of the share of the gap, where there is one) and `width` (half of the mean
         interval, points).
     """
@@ -115,7 +116,8 @@ def assay(world: World, *, repetitions: int, seed: int = 0) -> dict[str, float]:
     roles = {arm: world.roles.get(arm, "candidate") for arm in world.gains}
     treatments = [arm for arm, role in roles.items() if role == "candidate"]
     best = max(treatments, key=lambda arm: world.gains[arm])
-    keys = ("held", "all_held", "difference", "false", "right_arm", "sees", "cannot", "content", "wrong", "width")
+    keys = ("held", "all_held", "difference", "false", "right_arm", "sees", "cannot", "content", "rival", "beaten")
+    keys = (*keys, "wrong", "width")
     said: dict[str, list[float]] = {key: [] for key in keys}
     matters = np.sign(world.gains.get("rbft", 0.0) - world.gains.get("shuffled", 0.0))
     shares = []
@@ -135,8 +137,13 @@ def assay(world: World, *, repetitions: int, seed: int = 0) -> dict[str, float]:
         said["sees"].append(found["oracle"] == SEES)
         said["cannot"].append(found["oracle"] == CANNOT)
         said["content"].append(bool(found["content"]))
+        rival = found["rival"] or {"arm": None, "beaten_by": []}
+        said["rival"].append(rival["arm"] is not None)
+        said["beaten"].append(treatments[0] in rival["beaten_by"])
         false = [said["false"][-1], bool(found["content"]) and found["content"] != matters]
         false += [said["sees"][-1] and not world.gains["oracle"], said["cannot"][-1] and world.gains["oracle"] >= 3]
+        false += [world.gains.get(rival["arm"], GAIN) <= 0]
+        false += [world.gains[arm] <= world.gains[rival["arm"]] for arm in rival["beaten_by"]]
         said["wrong"].append(any(false))
         said["width"].append((of[treatments[0]]["interval"][1] - of[treatments[0]]["interval"][0]) / 2)
         if world.gains["oracle"] and (share := of[treatments[0]].get("share")):
@@ -153,6 +160,12 @@ def positive(**settings: Any) -> World:
 def negative(**settings: Any) -> World:
     """Neither true rationales nor the treatment nor its control gain anything."""
     return World({"rbft": 0.0, "shuffled": 0.0, "oracle": 0.0}, roles=ROLES, **settings)
+
+
+def beside(reference: float, treatment: float, **settings: Any) -> World:
+    """A reference (direct SFT with its own steps, say) gains points too; true rationales gain 9."""
+    gains = {"rbft": treatment, "direct_short": reference, "oracle": GAP}
+    return World(gains, roles={"oracle": "oracle", "direct_short": "reference"}, **settings)
 
 
 def many(best: float, *, arms: int = 15, **settings: Any) -> World:
@@ -196,6 +209,11 @@ def main(argv: list[str]) -> None:
         for draws in (5, 10):
             rates = assay(many(gain, draws=draws), repetitions=repetitions)
             line(f"the best gains {gain:g}", draws, *(rates[key] for key in ("false", "right_arm", "all_held")))
+    head("a reference gains", "the treatment", "draws", "reference told", "treatment better than it", "anything wrong")
+    for gains in ((0.0, 0.0), (0.0, 4.0), (4.0, 4.0), (4.0, 8.0), (8.0, 4.0)):
+        for draws in (5, 10):
+            rates = assay(beside(*gains, draws=draws), repetitions=repetitions)
+            line(*(f"{gain:g}" for gain in gains), draws, *(rates[key] for key in ("rival", "beaten", "wrong")))
     head("draws, sd over draws", *(f"{groups} sources" for groups in SOURCES))
     for draws in (1, 2, 3, 5, 10):
         for draw_sd in (0.0, 2.0, 3.0) if draws > 1 else (0.0,):

@@ -5,7 +5,7 @@
 
 import numpy as np
 import pytest
-from assay import GAIN, GAP, POINTS, UNEVEN, World, assay, coverage, main, many, negative, positive, simulate
+from assay import GAIN, GAP, POINTS, UNEVEN, World, assay, beside, coverage, main, many, negative, positive, simulate
 from scipy.stats import binom
 
 from rbft_trl.errors import UserError
@@ -60,6 +60,18 @@ def test_fifteen_arms_without_a_gain_are_rarely_called_better() -> None:
 def test_of_fifteen_arms_the_right_one_is_named() -> None:
     rates = assay(many(8.0, draws=10), repetitions=60)
     assert rates["right_arm"] > 0.85 and at_most(rates["false"], 0.05, 60)
+
+
+@pytest.mark.parametrize("reference", [0.0, 4.0])
+def test_a_reference_that_gains_nothing_or_as_much_is_no_lesser_rival(reference: float) -> None:
+    rates = assay(beside(reference, reference, draws=5), repetitions=REPETITIONS)
+    assert at_most(rates["beaten"], 0.025, REPETITIONS), "the treatment is no better than the reference"
+    assert rates["rival"] > 0.4 if reference else at_most(rates["rival"], 0.025, REPETITIONS)
+
+
+def test_of_a_reference_and_a_better_treatment_the_sentence_tells_both() -> None:
+    rates = assay(beside(4.0, 10.0, draws=10), repetitions=100)
+    assert rates["rival"] > 0.8 and rates["beaten"] > 0.8 and at_most(rates["wrong"], 0.02, 100)
 
 
 @pytest.mark.parametrize("draws", [5, 10])
