@@ -26,7 +26,7 @@ from rbft_trl.evidence.power import power_before
 from rbft_trl.evidence.report import build_report
 from rbft_trl.evidence.results import write_results
 from rbft_trl.evidence.stats import summarise
-from rbft_trl.evidence.table import text_of_left_out, text_of_rung
+from rbft_trl.evidence.table import text_of_cards, text_of_left_out, text_of_rung
 from rbft_trl.fairness import check
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.stopping import Stopped
@@ -136,9 +136,8 @@ def finish(run: Cells, rungs: list[dict[str, Any]], without: list[dict[str, Any]
     for rung in rungs:
         title = f"\n{rung['shots']} labelled clips per class" if len(rungs) + len(without) > 1 else ""
         lost = [f"left out: {line}" for line in text_of_left_out(rung["left_out"])]
-        for card, there in rung.get("elsewhere", {}).items():
-            lost += [f"left out on {card}: {line}" for line in text_of_left_out(there["left_out"])]
-        print("\n".join([f"{title}\n{rung['table']}", *lost, "", rung["sentence"]]))
+        cards = text_of_cards(rung.get("elsewhere", {}))
+        print("\n".join([f"{title}\n{rung['table']}", *lost, cards, rung["sentence"]]))
     for lost in without:
         print(f"\n{lost['shots']} labelled clips per class are left out: {text_of_rung(lost)}")
     print(f"\nreport: {report.resolve()}")

@@ -15,7 +15,7 @@ from rbft_trl.evidence.metrics import compute_metrics
 from rbft_trl.evidence.novel import harmonic
 from rbft_trl.evidence.outcomes import Outcomes, from_predictions, read_outcomes
 from rbft_trl.evidence.stats import compare_all, compare_arms, mean_sd, role_of, summarise
-from rbft_trl.evidence.table import short, text_of_left_out
+from rbft_trl.evidence.table import short, text_of_cards, text_of_left_out
 
 NAMES = ["a", "b"]
 
@@ -266,6 +266,11 @@ def test_other_cards_are_domain_shift_or_novel_classes(comparison: dict[str, Any
     assert (figures["base"], figures["novel"]) == (pytest.approx(0.3), pytest.approx(0.6))
     assert figures["harmonic_mean"] == pytest.approx(0.4) and 0.3 < figures["interval"][0] < 0.4
     why = "not evaluated there (only label scores can be asked for on another card)"
+    there, novel = text_of_cards(got).split("\n\n")
+    assert re.search(
+        r"^on there.yaml, other clips.*\n.*\ndirect +[\d. ±]+ to [\d.]+ +– +–\nrbft .* \+40\.0 +\d", there.strip()
+    )
+    assert re.search(r"\nrbft +60\.0 ± 0\.0 .* 40\.0 +3\d\.\d to 4\d\.\d\n.*\nleft out: probe - ", novel)
     assert [found["left_out"] for found in got.values()] == [{"probe": why}] * 2
     del comparison["arms"]["shuffled"]["draws"][1]["elsewhere"]["there.yaml"]
     got = summarise(comparison, names=NAMES)["elsewhere"]

@@ -18,7 +18,7 @@ from rbft_trl import compare
 from rbft_trl.data.jsonl import read_jsonl
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.results import merge_results, read_results
-from rbft_trl.evidence.table import text_of_left_out, text_of_rung
+from rbft_trl.evidence.table import text_of_cards, text_of_left_out, text_of_rung
 from rbft_trl.evidence.yields import ROUTES
 from toy import star_answers
 from toy.attribute_probe import attributes, probe_cells
@@ -74,6 +74,8 @@ class Run:
         few (`int`, *optional*, defaults to 10): Draws of the arms that the sentence does not need (all but `MAIN` and
             `RIVALS`).
         trials (`bool`, *optional*, defaults to `True`): Whether each arm chooses as recipes/toy/compare.yaml says.
+        elsewhere, novel (`str`, *optional*): Domains on whose clips the same models are evaluated too: other looks of
+            the same classes, and classes that they were not trained on.
     """
 
     domain: str
@@ -82,6 +84,8 @@ class Run:
     draws: int = 10
     few: int = 10
     trials: bool = True
+    elsewhere: str = ""
+    novel: str = ""
 
     def chunks(self, *, seeds: int, first: int) -> list[tuple[Arms, range]]:
         """The draws from `first` on, at most `seeds` of them: those of all arms, then those of `MAIN` and `RIVALS`."""
@@ -103,6 +107,7 @@ RUNS["star_far"] = Run("far", [*LONGER, "rationale_only"], [2, 4, 8, 16], draws=
 # Sixteen times the labels of 8 shots are 1,024 clips, which is what there is.
 RUNS["ladder_far"] = Run("far", write_arms, [8], trials=False)
 RUNS["cell_far"] = Run("far", write_rivals, [8], draws=3)
+RUNS["shift_near"] = Run("near", MAIN, draws=2, elsewhere="far", novel="fine")
 RUNS["shots_far"] = Run("far", ONE_TARGET, [2, 4, 8], draws=3)  # at 16 shots these are cells of arms_far
 
 
@@ -123,11 +128,18 @@ def command(name: str, arms: Arms, draws: range) -> list[str]:
         "--first_draw",
         str(draws.start),
     ]
-    words += ["--task", str(REPOSITORY / "recipes/tasks" / domain.card)]
+    words += ["--task", str(card_of(run.domain))]
     words += ["--oracle_texts", str(REPOSITORY / "outputs/toy" / domain.folder / "attributes.jsonl")]
     words += ["--shuffled_frames", "true"] if name == "arms_far" else []
     words += [] if run.trials else ["--trials", "null"]
+    words += ["--elsewhere", f"[{card_of(run.elsewhere)}]"] if run.elsewhere else []
+    words += ["--novel", str(card_of(run.novel))] if run.novel else []
     return words + (["--shots", f"[{', '.join(map(str, run.shots))}]"] if run.shots else [])
+
+
+def card_of(domain: str) -> Path:
+    """Its task card."""
+    return REPOSITORY / "recipes/tasks" / DOMAINS[domain].card
 
 
 def make_clips(domain: str) -> None:
@@ -141,17 +153,18 @@ def execute(name: str, *, seeds: int, first: int) -> None:
     if not (chunks := run.chunks(seeds=seeds, first=first)):
         print(f"'{name}' has draws 0 to {run.draws - 1}, so none is run from draw {first} on", flush=True)
         return
-    make_clips(run.domain)
+    for domain in filter(None, (run.domain, run.elsewhere, run.novel)):
+        make_clips(domain)
     for arms, draws in chunks:
         in_two_processes(name, command(name, arms, draws), most=len(draws))
         RESULTS.mkdir(exist_ok=True)
         kept = RESULTS / f"{name}.jsonl"
         merge_results(kept, [*([kept] if kept.is_file() else []), REPOSITORY / f"outputs/toy/{name}/results.jsonl"])
         if run.arms is write_arms:
-            rung, card = f"outputs/toy/{name}/shots{run.shots[0]}", f"recipes/tasks/{DOMAINS[run.domain].card}"
+            rung = f"outputs/toy/{name}/shots{run.shots[0]}"
             probed, settings = RESULTS / f"{name}.attributes.jsonl", read_jsonl(kept)[0]["settings"]
             of = range(draws.start, min(draws.stop, PROBED))
-            probe_cells(REPOSITORY / rung, probed, str(REPOSITORY / card), of, settings)
+            probe_cells(REPOSITORY / rung, probed, str(card_of(run.domain)), of, settings)
 
 
 def in_two_processes(name: str, words: list[str], *, most: int) -> None:
@@ -207,7 +220,9 @@ def print_rungs(title: str, comparison: dict[str, Any]) -> None:
     """Table, sentence and yields of a comparison at each number of shots."""
     for rung in comparison["rungs"]:
         lost = "".join(f"left out: {line}\n" for line in text_of_left_out(rung.get("left_out", {})))
-        print(f"\n## {title}, {rung['shots']} shots\n\n{rung['table']}\n{lost}")
+        print(
+            f"\n## {title}, {rung['shots']} shots\n\n{rung['table']}\n{lost}{text_of_cards(rung.get('elsewhere', {}))}"
+        )
         print(f"{rung['sentence']}\n\n{yields(rung)}")
     for lost in comparison["rungs_left_out"]:
         print(f"{title}, {lost['shots']} shots: {text_of_rung(lost)}")

@@ -16,6 +16,7 @@ from rbft_trl.evidence.page import encode_strip, write_page
 from rbft_trl.evidence.power import POINTS
 from rbft_trl.evidence.stats import COSTS
 from rbft_trl.evidence.table import (
+    card_rows,
     cost,
     draws_of,
     few_sources,
@@ -219,20 +220,8 @@ def frame_rows(arms: dict[str, dict[str, Any]]) -> list[tuple[str, str, str, str
 
 def card_view(card: str, found: dict[str, Any]) -> dict[str, Any]:
     """The arms on another card: accuracy, difference to direct SFT, and the harmonic mean if its classes are new."""
-    pairs = {pair["arm"]: pair for pair in found["pairs"] if pair["baseline"] == "direct"}
-    rows = []
-    for arm, entry in found["arms"].items():
-        pair, both = pairs.get(arm), entry.get("base_to_novel")
-        interval = _interval([100 * b for b in entry["summary"]["accuracy_interval"]], sign=False)
-        gain = [signed_points(pair["difference"]), p_value(pair["p_corrected"])] if pair else ["–", "–"]
-        mean = (
-            [f"{100 * both['harmonic_mean']:.1f}", _interval([100 * b for b in both["interval"]], sign=False)]
-            if both
-            else []
-        )
-        rows.append((arm, [percent(entry["summary"]["accuracy"]), interval, *gain, *mean]))
     lost = text_of_left_out(found.get("left_out", {}))
-    return {"card": Path(card).stem, "novel": found["novel"], "rows": rows, "left_out": lost}
+    return {"card": Path(card).stem, "novel": found["novel"], "rows": card_rows(found), "left_out": lost}
 
 
 def agreement_view(arm: str, counts: dict[str, int]) -> dict[str, Any]:

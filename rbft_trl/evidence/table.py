@@ -29,15 +29,51 @@ def text_table(arms: dict[str, dict[str, Any]], pairs: list[Pair] = ()) -> str:
     kept = [i for i in range(len(lines[0])) if i < 5 or any(line[i] != "-" for line in lines[1:])]
     if len({*counts}) == 1:
         kept.remove(1)  # told once, below
-    lines = [[line[i] for i in kept] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
-    ]
+    table = aligned([[line[i] for i in kept] for line in lines])
     metrics = next(iter(arms.values()))["draws"][0]["metrics"]
     levels = f"chance {100 * metrics['chance']:.1f} %, majority class {100 * metrics['majority']:.1f} %"
     return "\n".join([*table, f"{metrics['n']:,} test clips, {draws_of(counts)}; {levels}", *few_sources(pairs)])
+
+
+def aligned(lines: list[list[str]]) -> list[str]:
+    """Columns of equal width, the first to the left."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    ]
+
+
+def text_of_cards(cards: dict[str, dict[str, Any]]) -> str:
+    """A small table for each other card that the arms were evaluated on (`elsewhere` of a comparison)."""
+    told = ""
+    for card, found in cards.items():
+        head = ["arm", "accuracy %", "95 % interval", "to direct", "corrected p"]
+        head += ["harmonic mean", "95 % interval"] if found["novel"] else []
+        lines = aligned([head, *([arm, *cells] for arm, cells in card_rows(found))])
+        lines += [f"left out: {line}" for line in text_of_left_out(found["left_out"])]
+        what = "classes that were not trained on" if found["novel"] else "other clips of the same classes"
+        told += "\n".join([f"\non {card}, {what}", *lines, ""])
+    return told
+
+
+def card_rows(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """The arms on another card: accuracy, its interval, difference to direct SFT, corrected p, and where its classes
+    are new the harmonic mean with its interval."""
+    pairs = {pair["arm"]: pair for pair in found["pairs"] if pair["baseline"] == "direct"}
+    rows = []
+    for arm, entry in found["arms"].items():
+        pair, both = pairs.get(arm), entry.get("base_to_novel")
+        cells = [percent(entry["summary"]["accuracy"]), _percent_interval(entry["summary"]["accuracy_interval"])]
+        cells += [signed_points(pair["difference"]), p_value(pair["p_corrected"])] if pair else ["–", "–"]
+        cells += [f"{100 * both['harmonic_mean']:.1f}", _percent_interval(both["interval"])] if both else []
+        rows.append((arm, cells))
+    return rows
+
+
+def _percent_interval(bounds: Sequence[float]) -> str:
+    low, high = (signed_points(100 * bound, sign=False) for bound in bounds)
+    return f"{low} to {high}"
 
 
 def few_sources(pairs: list[Pair]) -> list[str]:
