@@ -120,9 +120,11 @@ class Cells:
         return done
 
     def texts(self, kind: str, settings: dict[str, Any], output: Path, place: Place) -> Done:
-        """Texts cost nothing worth counting, and are made again."""
+        """Texts are made again, and their cost is not counted: only pseudo-labels have one worth telling, one look at
+        the pool, and these scores are kept."""
         task = self.task(place)
-        make_texts(kind, task, output, settings=settings, truth=self.truth, base=self.base, seed=place.draw)
+        with one_part():
+            make_texts(kind, task, output, settings=settings, truth=self.truth, base=self.base, seed=place.draw)
         return Done(output, {"seconds": 0.0})
 
     def rationales(self, step: Step, words: list[str], output: Path, place: Place) -> Done:

@@ -7,9 +7,12 @@ import random
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
+from rbft_trl.batches import fixed_batches, in_order
 from rbft_trl.classifier import VideoClassifier
 from rbft_trl.configs import ModelArguments
-from rbft_trl.data.jsonl import make_folder, numbered_jsonl, read_jsonl, write_json, write_jsonl
+from rbft_trl.data.jsonl import BatchLog, make_folder, numbered_jsonl, read_jsonl, write_json, write_jsonl
 from rbft_trl.errors import UserError, nearest
 from rbft_trl.evidence.controls import (
     gold_lines,
@@ -22,7 +25,9 @@ from rbft_trl.evidence.controls import (
     told_labels,
 )
 from rbft_trl.model.loading import base_fingerprint
+from rbft_trl.model.provenance import read_record
 from rbft_trl.start import Row, Task
+from rbft_trl.stopping import listening, noted
 
 Sample = dict[str, Any]
 KINDS = {
@@ -37,6 +42,7 @@ KINDS = {
     "pseudo_labels": "what a trained classifier says of the pool, as answers to the label prompt",
     "labels": "the classes that oracle_texts tells of the pool, as answers to the label prompt: what labels give",
 }
+SCORED_AT_ONCE = 32  # clips of the pool, for pseudo-labels
 NEEDS_SOURCE = ("own", "shuffled", "permuted", "gold_line", "pseudo_labels")
 OWN_SETTINGS = {"own": {"most_tokens"}, "shuffled": {"pool"}, "oracle": {"column"}, "pseudo_labels": {"min_score"}}
 
@@ -128,7 +134,7 @@ def make_texts(
     elif kind == "play_count":
         samples = play_count(rows, seed=seed)
     elif kind == "pseudo_labels":
-        scores = score_pool(task, rows, str(source))
+        scores = score_pool(task, rows, str(source), output)
         samples = pseudo_labels(rows, scores, task.card, task.definitions, min_score=settings.get("min_score", 0.0))
     elif kind == "labels":
         samples = pseudo_labels(rows, told_labels(rows, truth, task.card), task.card, task.definitions)
@@ -178,13 +184,24 @@ def subset(rows: list[Row], times: int | None, seed: int) -> list[Row]:
     return [row for row in rows if row["label"] is not None or row["id"] in chosen]
 
 
-def score_pool(task: Task, rows: list[Row], folder: str) -> dict[str, dict[str, float]]:
-    """Scores per label of the clips without a label, by a trained stage."""
+def score_pool(task: Task, rows: list[Row], folder: str, output: Path) -> dict[str, dict[str, float]]:
+    """Scores per label of the clips without a label, by a trained stage. Each batch is written down beside `output`:
+    a comparison that goes on, or gathers what its parts found, scores no clip again.
+
+    Raises:
+        UserError: if what is written down was scored by another stage, or on other clips.
+        Stopped: after the batch in flight, if SIGTERM came.
+    """
     pool = [row for row in rows if row["label"] is None]
-    classifier, collator = VideoClassifier.from_pretrained(folder, batch_size=32), task.collator()
-    scores: dict[str, dict[str, float]] = {}
-    for start in range(0, len(pool), classifier.batch_size):
-        batch = pool[start : start + classifier.batch_size]
-        found = classifier.scores(batch, [collator.read_row(row) for row in batch])
-        scores |= {row["id"]: score for row, score in zip(batch, found, strict=True)}
-    return scores
+    settings = {"source": folder, "weights": read_record(folder)["weights"], "clips": task.fingerprint(pool)}
+    log, batches = BatchLog(output.with_suffix(".scores"), settings, rank=0), fixed_batches(pool, SCORED_AT_ONCE)
+    if left := sorted(batches.keys() - log.load().keys()):
+        classifier, collator = VideoClassifier.from_pretrained(folder), task.collator()
+        with listening():
+            for number in tqdm(left, desc="scoring the pool", unit="batch"):
+                batch = batches[number]
+                found = classifier.scores(batch, [collator.read_row(row) for row in batch])
+                log.append(number, [{"id": r["id"], "scores": scores} for r, scores in zip(batch, found, strict=True)])
+                if noted():
+                    break
+    return {row["id"]: row["scores"] for row in in_order(batches, log)}

@@ -48,7 +48,7 @@ ALLOWED = {
     "references": {"errors", "arms"},
     "costs": {"data", "start"},
     "compare_config": {"errors", "configs"},
-    "texts": {"errors", "data", "configs", "model", "evidence", "start", "classifier"},
+    "texts": {"batches", "stopping", "errors", "data", "configs", "model", "evidence", "start", "classifier"},
     "cells": {
         "errors",
         "stopping",

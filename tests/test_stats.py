@@ -241,12 +241,7 @@ def test_a_table_tells_the_draws_of_an_arm_where_arms_differ(comparison: dict[st
     comparison["arms"]["probe"]["draws"].pop()
     lines = summarise(comparison, names=NAMES)["table"].splitlines()
     assert lines[0].split()[:3] == ["arm", "draws", "accuracy"]
-    assert [line.split()[1] for line in lines[1:5]] == [
-        "2",
-        "2",
-        "2",
-        "1",
-    ] and "100 test clips, 1 to 2 draws;" in lines[-1]
+    assert [line.split()[1] for line in lines[1:5]] == [*"2221"] and "100 test clips, 1 to 2 draws;" in lines[-1]
     for entry in comparison["arms"].values():
         for drawn in entry["draws"]:
             path = Path(drawn["predictions"])
@@ -267,9 +262,7 @@ def test_other_cards_are_domain_shift_or_novel_classes(comparison: dict[str, Any
     assert figures["harmonic_mean"] == pytest.approx(0.4) and 0.3 < figures["interval"][0] < 0.4
     why = "not evaluated there (only label scores can be asked for on another card)"
     there, novel = text_of_cards(got).split("\n\n")
-    assert re.search(
-        r"^on there.yaml, other clips.*\n.*\ndirect +[\d. ±]+ to [\d.]+ +– +–\nrbft .* \+40\.0 +\d", there.strip()
-    )
+    assert re.search(r"on there.yaml, other clips.*\n.*\ndirect +[\d. ±]+ to [\d.]+ +– +–\nrbft .* \+40\.0 ", there)
     assert re.search(r"\nrbft +60\.0 ± 0\.0 .* 40\.0 +3\d\.\d to 4\d\.\d\n.*\nleft out: probe - ", novel)
     assert [found["left_out"] for found in got.values()] == [{"probe": why}] * 2
     del comparison["arms"]["shuffled"]["draws"][1]["elsewhere"]["there.yaml"]

@@ -1,6 +1,7 @@
 """Texts that stand in for rationales: what each control keeps and destroys, and that stage 1 takes them."""
 
 import shlex
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rbft_trl.errors import UserError
 from rbft_trl.evidence import controls
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.start import Task, open_task
+from rbft_trl.stopping import Stopped
 from tests.helpers import REPOSITORY, base_arguments, toy_recipe
 
 CARD = TaskCard.from_yaml(REPOSITORY / "recipes/tasks/toy.yaml", with_data=False)
@@ -190,6 +192,41 @@ def task(toy_set: tuple[Path, Path], smoke_base: Path) -> Task:
         task=str(toy_set[0]), shots=2, num_frames=8, min_pixels=3136, max_pixels=3136, definitions=False
     )
     return open_task(data, base_arguments(smoke_base))
+
+
+def test_a_clip_is_scored_once_for_pseudo_labels(
+    task: Task, toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after a batch, gone on with, and made again: nothing is scored twice, and the labels are the same."""
+    quick = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "max_steps": 1}
+    teacher = tmp_path / "teacher"
+    sft.main([toy_recipe("direct", tmp_path, toy_set[0], smoke_base, output_dir=teacher, **quick)])
+    scored, scores = [], texts.VideoClassifier.scores
+
+    def counted(self: Any, rows: list[dict[str, Any]], clips: Any) -> list[dict[str, float]]:
+        scored.extend(row["id"] for row in rows)
+        return scores(self, rows, clips)
+
+    def labels(name: str) -> list[dict[str, Any]]:
+        given = {"settings": {"source": str(teacher)}, "truth": {}, "base": base_arguments(smoke_base), "seed": 0}
+        return texts.make_texts("pseudo_labels", task, tmp_path / f"{name}.jsonl", **given)
+
+    monkeypatch.setattr(texts.VideoClassifier, "scores", counted)
+    monkeypatch.setattr(texts, "SCORED_AT_ONCE", 3)
+    straight = labels("straight")
+    pool = sorted(row["id"] for row in task.rows if row["label"] is None)
+    assert sorted(scored) == pool and len(pool) == 8
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="1 of 3 batches are on the disk"):
+        patch.setattr(texts, "noted", lambda: True)
+        labels("stopped")
+    scored.clear()
+    assert labels("stopped") == straight and len(scored) == 5
+    scored.clear()
+    assert labels("stopped") == straight and not scored
+    shutil.rmtree(teacher)
+    sft.main([toy_recipe("direct", tmp_path, toy_set[0], smoke_base, output_dir=teacher, seed=1, **quick)])
+    with pytest.raises(UserError, match=r"was begun with weights = '.*delete the \.part files"):
+        labels("stopped")
 
 
 def test_stage_1_takes_every_kind(task: Task, toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path) -> None:
