@@ -13,7 +13,7 @@ from scipy.special import stdtrit
 from scipy.stats import norm
 
 from rbft_trl.errors import at_least, run_entry
-from rbft_trl.evidence.conclusion import CANNOT, SEES, conclude, verdict
+from rbft_trl.evidence.conclusion import ALPHA, CANNOT, SEES, conclude, verdict
 from rbft_trl.evidence.intervals import estimate
 from rbft_trl.evidence.outcomes import Outcomes
 from rbft_trl.evidence.stats import POINTS, compare_all
@@ -22,6 +22,7 @@ GAP, GAIN = 9.0, 4.0  # points, of the positive control: true rationales, and th
 ROLES = {"oracle": "oracle", "shuffled": "control"}
 SOURCES = (10, 50, 100, 500)
 LABELS = ((16, 24), (8, 24), (16, 100), (16, 2000))  # per class: taken, and there
+FEW = (1, 2, 3, 4, 5)  # draws
 SHARES = (0.25, 0.5, 1.0)
 UNEVEN = {  # relative numbers of clips of the sources
     "20 sources, the k-th holds 1/k of the first": tuple(1 / k for k in range(1, 21)),
@@ -108,7 +109,8 @@ def assay(world: World, *, repetitions: int, seed: int = 0) -> dict[str, float]:
         `difference` (any treatment is called better or worse), `false` (one whose true gain is 0 is), `right_arm`
         (the arm named as the best is the truly best one), `sees` and `cannot` (of the oracle), `content` (RB-FT is
         said to differ from shuffled rationales), `rival` (a reference is said to beat direct SFT), `beaten` (the first
-        arm is said to beat that reference), `wrong` (some part of the sentence claims what is not so),
+        arm is said to beat that reference), `wrong` (some part of the sentence claims what is not so), `significant`
+        (a treatment without a gain has a corrected p below 0.05, whether or not there are draws enough to claim it),
         `share_held` (of the intervals of the share of the gap, where there is one) and `width` (half of the mean
         interval, points).
     """
@@ -117,7 +119,7 @@ def assay(world: World, *, repetitions: int, seed: int = 0) -> dict[str, float]:
     treatments = [arm for arm, role in roles.items() if role == "candidate"]
     best = max(treatments, key=lambda arm: world.gains[arm])
     keys = ("held", "all_held", "difference", "false", "right_arm", "sees", "cannot", "content", "rival", "beaten")
-    keys = (*keys, "wrong", "width")
+    keys = (*keys, "wrong", "significant", "width")
     said: dict[str, list[float]] = {key: [] for key in keys}
     matters = np.sign(world.gains.get("rbft", 0.0) - world.gains.get("shuffled", 0.0))
     shares = []
@@ -133,6 +135,7 @@ def assay(world: World, *, repetitions: int, seed: int = 0) -> dict[str, float]:
         said["all_held"].append(all(_holds(of[arm]["simultaneous"], world.gains[arm]) for arm in treatments))
         said["difference"].append(bool(claimed))
         said["false"].append(any(world.gains[arm] == 0 for arm in claimed))
+        said["significant"].append(any(of[a]["p_corrected"] < ALPHA for a in treatments if world.gains[a] == 0))
         said["right_arm"].append(found["better"][:1] == [best])
         said["sees"].append(found["oracle"] == SEES)
         said["cannot"].append(found["oracle"] == CANNOT)
@@ -209,6 +212,12 @@ def main(argv: list[str]) -> None:
         for draws in (5, 10):
             rates = assay(many(gain, draws=draws), repetitions=repetitions)
             line(f"the best gains {gain:g}", draws, *(rates[key] for key in ("false", "right_arm", "all_held")))
+    head("equal arms with a corrected p below 0.05", "sd over draws", *(f"{draws} draws" for draws in FEW))
+    for arms in (1, 13):
+        for draw_sd in (2.5, 4.0):
+            worlds = [many(0.0, arms=arms, draws=draws, draw_sd=draw_sd) for draws in FEW]
+            rates = (assay(world, repetitions=repetitions)["significant"] for world in worlds)
+            line(f"1 of {arms}", f"{draw_sd:g} points", *rates)
     head("a reference gains", "the treatment", "draws", "reference told", "treatment better than it", "anything wrong")
     for gains in ((0.0, 0.0), (0.0, 4.0), (4.0, 4.0), (4.0, 8.0), (8.0, 4.0)):
         for draws in (5, 10):

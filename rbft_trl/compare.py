@@ -49,50 +49,49 @@ def main(argv: list[str]) -> dict[str, Any]:
     rungs, without = [], []
     for shots in args.shots or [None]:
         cells, lost = run_rung(run, shots)
-        if hopeless := [name for name in ANSWER if name in lost]:
+        if hopeless := [name for name in ANSWER if name not in cells]:
             without.append({"shots": shots or run.data.shots, "arm": hopeless[0], "why": lost[hopeless[0]]})
             continue
         found = {name: {**told(arms[name]), "draws": own} for name, own in cells.items()}
         of = {"shots": shots or run.data.shots, "labels": labels}
         rungs.append(of | {"arms": found, "left_out": lost})
-    if not rungs:
-        raise UserError(text_of_rung(without[0]))
     if args.parts[1] > 1:
         print(f"part {args.part} is done; the command without `part` gathers all parts")
         return {"rungs": rungs}
+    if not rungs:
+        raise UserError(text_of_rung(without[0]))
     return finish(run, rungs, without)
 
 
 def run_rung(run: Cells, shots: int | None) -> tuple[dict[str, list[Cell]], dict[str, str]]:
-    """All arms on all draws of one number of shots, and why an arm is left out: it needs rationales of every class.
-    The draws end with one in which an arm of the answer is left out: without it nothing can be compared."""
+    """All arms on all draws of one number of shots that could be trained, and by arm why one lacks a draw: it needs
+    rationales of every class. Without an arm of the answer a draw ends, since nothing can be compared in it."""
     args = run.args
     cells: dict[str, list[Cell]] = {arm: [] for arm in args.arms}
-    lost: dict[str, str] = {}
+    lost: dict[str, list[str]] = {}
     part, parts = args.parts
     draws = args.draws[part - 1 :: parts]
     total = len(args.arms) * len(draws)
     for index, draw in enumerate(draws):
-        if set(ANSWER) & set(lost):
-            break
-        place = Place(draw, shots)
+        place, useless = Place(draw, shots), False
         for number, name in enumerate(args.arms, start=1 + len(args.arms) * index):
-            if name in lost:
+            if useless and name not in ANSWER:
                 continue
             where = f"draw {draw}" + (f", {shots} shots" if shots else "")
             print(f"\n[{number}/{total}] {where}: {name} - {run.arms[name].about}", flush=True)
             try:
                 cells[name].append(run.cell(name, place))
             except NothingKept as error:
-                lost[name] = f"{where}: {error}"
-                print(f"arm '{name}' is left out of the comparison - {lost[name]}", flush=True)
+                lost.setdefault(name, []).append(f"{where}: {error}")
+                useless = useless or name in ANSWER
+                print(f"arm '{name}' is left out of this draw - {where}: {error}", flush=True)
             except UserError as error:
                 raise UserError(
                     f"arm '{name}', {where}: {error}; its files lie below '{place.folder(run.out) / name}'"
                 ) from None
             except Stopped as stop:
                 raise Stopped(f"arm '{name}', {where}: {stop.done}") from None
-    return {name: found for name, found in cells.items() if name not in lost}, lost
+    return {name: own for name, own in cells.items() if own}, {name: "; ".join(whys) for name, whys in lost.items()}
 
 
 def told(arm: Arm) -> dict[str, Any]:
@@ -108,7 +107,8 @@ def finish(run: Cells, rungs: list[dict[str, Any]], without: list[dict[str, Any]
         rungs (`list[dict]`): `shots`, `arms` and `left_out` of each number of shots that can be compared.
         without (`list[dict]`): `shots`, `arm` and `why` of each other one: its arm could not be trained.
     """
-    task = run.task(Place(run.args.first_draw, rungs[-1]["shots"] if run.args.shots else None))
+    first = rungs[-1]["arms"]["rbft"]["draws"][0]  # whose clips are shown
+    task = run.task(Place(first["draw"], rungs[-1]["shots"] if run.args.shots else None))
     card = task.card
     comparison = {
         "task": card.name,
@@ -124,7 +124,6 @@ def finish(run: Cells, rungs: list[dict[str, Any]], without: list[dict[str, Any]
     empty = [{"shots": lost["shots"], "arms": {}, "left_out": {lost["arm"]: lost["why"]}} for lost in without]
     write_results(run.out / "results.jsonl", comparison | {"rungs": [*rungs, *empty]}, names=card.names)
     report = run.out / "report.html"
-    first = comparison["arms"]["rbft"]["draws"][0]
     build_report(
         comparison,
         report,

@@ -25,7 +25,7 @@ class UserError(ValueError):
 
 
 class NothingKept(UserError):
-    """The checks left a class without a single rationale, so that nothing can be trained on them."""
+    """The checks left a class without the rationales that a step needs: one, or those of two clips."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rbft_trl.evidence.conclusion import conclude, stronger_rival
+from rbft_trl.evidence.conclusion import conclude, stronger_rival, verdict
 from rbft_trl.evidence.stats import summarise
-from tests.test_conclusion import SAME, content, is_one_sentence, oracle, pair
+from tests.test_conclusion import SAME, WORSE, content, is_one_sentence, oracle, pair
 
 NAMES = ["a", "b"]
 STEPS = {"direct": 40, "rbft": 40, "direct_short": 20, "oracle": 40, "shuffled": 40}
@@ -65,12 +65,12 @@ def test_without_a_gain_the_better_reference_is_told_and_nothing_of_true_rationa
 
 def test_a_reference_on_other_draws_takes_none_from_the_others() -> None:
     made = comparison({"direct": 50, "rbft": 60, "oracle": 62, "probe": 95}, draws=10)
-    made["arms"]["probe"]["draws"] = made["arms"]["probe"]["draws"][3:4]
+    made["arms"]["probe"]["draws"] = made["arms"]["probe"]["draws"][:5]
     made["arms"]["star"] = {"role": None, "draws": made["arms"]["rbft"]["draws"][5:]}
     found = summarise(made, names=NAMES)
     assert found["verdict"]["oracle"] == "sees" and "RB-FT" in found["sentence"].partition(" points")[0]
     assert {pair["arm"] for pair in found["pairs"] if pair["family"] == "rival"} == {"rbft"}, "star shares no draw"
-    assert "1 draw, so the interval covers the clips only" in found["sentence"]
+    assert "100 clips, 5 draws" in found["sentence"]
     alone = summarise(made | {"arms": {a: e for a, e in made["arms"].items() if a != "probe"}}, names=NAMES)
     assert found["sentence"].startswith(alone["sentence"].partition(";")[0])
 
@@ -111,8 +111,16 @@ def test_other_steps_of_the_controls_are_said() -> None:
     assert is_one_sentence(said)
 
 
-def test_one_draw_is_said_of_all_arms_alone() -> None:
-    star = pair("star", 9.0, size=2, num_draws=1, covers="clips only")
-    said = conclude([star, pair("rbft", SAME, size=2)])
-    assert "On this one draw" not in said and "1 draw, so the interval covers the clips only" in said
-    assert conclude([star]).startswith("On this one draw, star is better")
+@pytest.mark.parametrize("num_draws", [1, 4])
+def test_of_few_draws_nothing_is_claimed(num_draws: int) -> None:
+    """One draw beside ten of other arms called the negative control's `definition` the best of 13 arms, and true texts
+    of `oracle_guideline` a gain."""
+    few: dict[str, Any] = {"num_draws": num_draws, "covers": "clips only" if num_draws == 1 else "clips and draws"}
+    star, true = pair("star", 9.0, size=2, **few), oracle(9.1, **few)
+    probe = pair("probe", 9.0, family="references", **few)
+    found = verdict([star, pair("rbft", SAME, size=2), true, probe, content(WORSE) | few])
+    assert found == {"better": [], "worse": [], "oracle": "unsure", "content": 0, "rival": None}
+    said = conclude([star, true, probe])
+    assert said.startswith("No difference between star and") and "; of fewer than 5 draws no difference of" in said
+    assert "whether true rationales help cannot be told here (+9.1 points" in said
+    assert conclude([star, pair("rbft", SAME, size=2)]).startswith("None of 2 arms can be shown to be better")

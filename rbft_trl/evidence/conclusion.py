@@ -6,7 +6,7 @@ Input: `pairs` of rbft_trl.evidence.stats. Output: a verdict, and text.
 from typing import Any
 
 from rbft_trl.evidence.drawn import draws_part, labels_part
-from rbft_trl.evidence.figures import FEWEST_DRAWS, enough, figures_of, invisible_of, share_of, size_of
+from rbft_trl.evidence.figures import enough, figures_of, invisible_of, share_of, size_of
 from rbft_trl.evidence.table import signed_points, title
 
 Pair = dict[str, Any]
@@ -70,10 +70,7 @@ def conclude(
     else:
         found = verdict(pairs)
         told = _told(treatments, found)
-        first = _main_part(treatments, found)
-        if all(pair["num_draws"] == 1 for pair in treatments):
-            first = f"On this one draw, {_within(first)}"
-        parts = [first, *_rival_part(pairs, found, told), *_own_part(treatments, told)]
+        parts = [_main_part(treatments, found), *_rival_part(pairs, found, told), *_own_part(treatments, told)]
         parts.append(_oracle_part(pairs, found, told))
         content = next(iter(_of(pairs, "content")), None)
         if content or any(pair["arm"] == "rbft" for pair in treatments):
@@ -205,8 +202,7 @@ def _oracle(oracles: list[Pair]) -> str:
         return ABSENT
     if any(map(_sees, oracles)):
         return SEES
-    ruled_out = all(pair["interval"][1] < MIN_ORACLE_GAIN and enough(pair) for pair in oracles)
-    return CANNOT if ruled_out and all(pair["num_draws"] >= FEWEST_DRAWS for pair in oracles) else UNSURE
+    return CANNOT if all(pair["interval"][1] < MIN_ORACLE_GAIN and enough(pair) for pair in oracles) else UNSURE
 
 
 def _sees(pair: Pair) -> bool:
@@ -214,7 +210,7 @@ def _sees(pair: Pair) -> bool:
 
 
 def _side(pair: Pair) -> int:
-    """1 if the difference is surely above 0 after correction, -1 if below, 0 if neither or with too few sources."""
+    """1 if the difference is surely above 0 after correction, -1 if below, 0 if neither, or of too little."""
     if not enough(pair) or pair["p_corrected"] >= ALPHA:
         return 0
     return 1 if pair["difference"] > 0 else -1
@@ -235,11 +231,6 @@ def _steps(pair: Pair) -> str:
 
 def _name(pair: Pair) -> str:
     return title(pair["arm"])
-
-
-def _within(text: str) -> str:
-    """Without the capital letter of a sentence's first word; names of arms keep theirs."""
-    return text[0].lower() + text[1:] if text.startswith(("The ", "Of ", "No ", "None ")) else text
 
 
 def _other_steps(pair: Pair) -> str:

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 from rbft_trl.data.task import CONCLUSION, FINAL_LINE, TaskCard, fingerprint
-from rbft_trl.errors import UserError
+from rbft_trl.errors import NothingKept, UserError
 
 Sample = dict[str, Any]
 ORDERS = {None: "forwards", "reversed": "backwards", "shuffled": "shuffled"}  # order of the frames → the answer
@@ -27,7 +27,7 @@ def shuffled_within_class(
     own rationales, then what a rationale of a labelled clip says beyond its class did not matter.
 
     Raises:
-        UserError: if all used samples of a class are of one clip, so that there is nothing to exchange.
+        NothingKept: if all used samples of a class are of one clip, so that there is nothing to exchange.
     """
     used = [s for s in samples if s["verdict"] in ("kept", "unlabelled")]
     shuffled = [s for s in used if s["label"] is None and not (classes or {}).get(s["id"])]
@@ -56,7 +56,7 @@ def _other_clips(group: list[Sample], rng: random.Random, label: str) -> list[Sa
     """A random order of `group` in which nobody receives a text of their own clip."""
     clips = sorted({s["id"] for s in group})
     if len(clips) < 2:
-        raise UserError(f"class '{label}' has rationales of one clip only, nothing to exchange; use more shots")
+        raise NothingKept(f"class '{label}' has rationales of one clip only, nothing to exchange; use more shots")
     rng.shuffle(clips)
     next_clip = {clip: clips[(i + 1) % len(clips)] for i, clip in enumerate(clips)}
     texts: dict[str, list[Sample]] = {}

@@ -6,16 +6,21 @@ Input: pairs of rbft_trl.evidence.stats. Output: text.
 from collections.abc import Sequence
 from typing import Any
 
+from rbft_trl.evidence.power import FEWEST_DRAWS
 from rbft_trl.evidence.table import FEWEST_GROUPS, p_value, signed_points
 
 Pair = dict[str, Any]
-FEWEST_DRAWS = 5  # with fewer, intervals of 95 % held the truth in 91 % at worst (docs/statistics.md)
 MOST = 100.0  # points that two accuracies can differ by
 BOTH, CLIPS_ONLY = "clips and draws", "clips only"
 
 
 def enough(pair: Pair) -> bool:
-    """Whether the test clips are of enough sources to claim anything."""
+    """Whether there are enough draws, and sources of test clips, to claim anything."""
+    return pair["num_draws"] >= FEWEST_DRAWS and enough_sources(pair)
+
+
+def enough_sources(pair: Pair) -> bool:
+    """Whether the test clips are of enough sources."""
     return round(pair["effective_groups"]) >= FEWEST_GROUPS  # rounded: ten of nearly one size are ten
 
 
@@ -27,7 +32,7 @@ def figures_of(pair: Pair, *, beside: Pair | None = None, family: bool = True) -
     text = f"95 % interval {low} to {high}"
     if many:
         text += f" for all {pair['family_size']} at once, corrected p {_equals(pair['p_corrected'])}"
-    if not enough(pair):
+    if not enough_sources(pair):
         worth = round(pair["effective_groups"])
         uneven = f", worth {worth} of equal size," if worth < pair["num_groups"] else ""
         few = (
@@ -57,12 +62,13 @@ def share_of(pair: Pair) -> str:
 
 
 def invisible_of(pair: Pair) -> str:
-    """What could not be seen; two accuracies differ by 100 points at most. With too few sources nothing could be."""
-    if not enough(pair):
+    """What could not be seen; two accuracies differ by 100 points at most. With too few sources or draws nothing."""
+    if not enough_sources(pair):
         return f"of fewer than {FEWEST_GROUPS} sources of test clips no difference of any size is claimed"
+    if not enough(pair):
+        return f"of fewer than {FEWEST_DRAWS} draws no difference of any size is claimed"
     if (points := pair["smallest_detectable"]["points"]) >= MOST:
-        more = "draws" if pair["num_draws"] > 1 else "sources of test clips"
-        return f"no difference of any size could have been seen here (80 % power): more {more} are needed"
+        return "no difference of any size could have been seen here (80 % power): more draws are needed"
     return f"differences under {signed_points(points, sign=False)} points were invisible here (80 % power)"
 
 

@@ -10,6 +10,9 @@ from scipy.special import nctdtrinc, stdtrit
 
 POINTS = 100  # accuracies are shares; differences are told in percentage points
 POWER = 0.8
+# Of fewer draws nothing is claimed: of 13 equal arms whose differences vary by 4 points between draws, some one would
+# be called different in 11 % of comparisons with 4 draws, in 34 % with 2 and in 87 % with one (docs/statistics.md).
+FEWEST_DRAWS = 5
 DISCORDANCE, REPEATED, DRAW_SD, WITHIN_SOURCE = 0.25, 0.5, 3.0, 0.05  # assumed before a run, see `power_before`
 
 
@@ -39,16 +42,19 @@ def power_before(num_clips: int, num_groups: float, num_draws: int, *, num_arms:
     points = detectable(float(np.sqrt(variance)), df, at_once=num_arms)
     draws = "1 draw (the luck of the draw is left out)" if num_draws == 1 else f"{num_draws} draws"
     arms = "" if num_arms == 1 else f" and {num_arms} treatments that are corrected for"
+    few = (
+        f" Of fewer than {FEWEST_DRAWS} draws no difference is claimed: plan more." if num_draws < FEWEST_DRAWS else ""
+    )
     if points >= POINTS:
         return {
             "points": points,
             "sentence": f"Before the run: with {num_clips:,} test clips, {draws}{arms} no difference of any size is "
-            "likely to be seen (80 % power): plan more draws.",
+            f"likely to be seen (80 % power): plan more draws.{few}",
         }
     sentence = (
         f"Before the run: with {num_clips:,} test clips of {num_groups:,.0f} effective sources, {draws}{arms}, "
         f"differences under {points:.1f} points are likely to be missed (80 % power; assumed: the difference varies "
-        f"by {DRAW_SD:g} points between draws, the arms disagree on {DISCORDANCE:.0%} of the clips)."
+        f"by {DRAW_SD:g} points between draws, the arms disagree on {DISCORDANCE:.0%} of the clips).{few}"
     )
     return {"points": points, "sentence": sentence}
 

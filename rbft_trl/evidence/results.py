@@ -85,7 +85,8 @@ def read_results(path: str | Path, arms: Sequence[str] = ()) -> dict[str, Any]:
         entry["draws"].append(own | ({"elsewhere": cards} if cards else {}))
     for lost in head["left_out"]:
         if lost["shots"] in rungs:
-            rungs[lost["shots"]].setdefault("left_out", {})[lost["arm"]] = lost["why"]
+            told = rungs[lost["shots"]].setdefault("left_out", {})
+            told[lost["arm"]] = "; ".join(filter(None, (told.get(lost["arm"]), lost["why"])))
     names, note = head["clips"][""]["names"], head["note"]
     made = [rung | summarise({"note": note} | rung, names=names) for rung in rungs.values()]
     comparison = {key: head[key] for key in ("task", "created", "note")} | {"settings": head["settings"]}
@@ -143,7 +144,7 @@ def merge_results(path: str | Path, files: Sequence[str | Path]) -> None:
         cells |= {(line["shots"], line["arm"], line["draw"]): line for line in lines}
     head |= {"arms": _merged_arms(heads)}
     head |= {"settings": _merged_settings(heads)}
-    lost = {(one["shots"], one["arm"]): one for first in heads.values() for one in first["left_out"]}
+    lost = {(one["shots"], one["arm"], one["why"]): one for first in heads.values() for one in first["left_out"]}
     head["left_out"] = list(lost.values())
     order = list(head["arms"])
     ordered = sorted(cells.values(), key=lambda c: (c["shots"] or 0, order.index(c["arm"]), c["draw"]))

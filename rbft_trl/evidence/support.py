@@ -14,7 +14,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from rbft_trl.data.task import TaskCard
-from rbft_trl.errors import UserError
+from rbft_trl.errors import NothingKept, UserError
 from rbft_trl.evidence.wording import set_of, without_classes, words
 
 Sample = dict[str, Any]
@@ -103,7 +103,7 @@ def rebuilt_by_words(samples: Sequence[Sample], card: TaskCard) -> list[dict[str
         nats; None if no content word is left).
 
     Raises:
-        UserError: if a class has rationales of fewer than two clips, so that one fold would not know it.
+        NothingKept: if a class has rationales of fewer than two clips, so that one fold would not know it.
     """
     clips: dict[str, list[str]] = {}
     for sample in samples:
@@ -112,7 +112,7 @@ def rebuilt_by_words(samples: Sequence[Sample], card: TaskCard) -> list[dict[str
     for name, own in clips.items():
         if len(own) < 2 or len(clips) < 2:
             few = f"rationales of {len(own)} clip only" if len(own) < 2 else "no other class beside it"
-            raise UserError(
+            raise NothingKept(
                 f"rebuild: words compares clips, and class '{name}' has {few}; use more shots or weaker checks, or "
                 "rebuild: model or none"
             )

@@ -218,7 +218,8 @@ def require_every_class(samples: list[Sample], card: TaskCard) -> None:
         kind = "answer type" if card.is_open else "class"
         raise NothingKept(
             f"{kind} '{name}' has no kept rationale: 0 of {len(own)}{f' ({reasons})' if own else ''}; "
-            "write more samples or show the label (label_shown: blind_then_hint), or use weaker checks"
+            "write more samples (num_samples), show the label where it is not (label_shown: blind_then_hint), use "
+            "weaker checks or more shots"
         )
 
 
