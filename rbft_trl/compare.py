@@ -26,7 +26,7 @@ from rbft_trl.evidence.power import power_before
 from rbft_trl.evidence.report import build_report
 from rbft_trl.evidence.results import write_results
 from rbft_trl.evidence.stats import summarise
-from rbft_trl.evidence.table import text_of_cards, text_of_left_out, text_of_rung
+from rbft_trl.evidence.table import text_of_cards, text_of_frames, text_of_left_out, text_of_rung
 from rbft_trl.fairness import check
 from rbft_trl.recipe import parse_recipe
 from rbft_trl.stopping import Stopped
@@ -86,9 +86,10 @@ def run_rung(run: Cells, shots: int | None) -> tuple[dict[str, list[Cell]], dict
                 useless = useless or name in ANSWER
                 print(f"arm '{name}' is left out of this draw - {where}: {error}", flush=True)
             except UserError as error:
-                raise UserError(
-                    f"arm '{name}', {where}: {error}; its files lie below '{place.folder(run.out) / name}'"
-                ) from None
+                files = place.folder(run.out)
+                # A step of another arm that this one takes may be the one: then its folder is named already.
+                below = "" if str(files) in str(error) else f"; its files lie below '{files / name}'"
+                raise UserError(f"arm '{name}', {where}: {error}{below}") from None
             except Stopped as stop:
                 raise Stopped(f"arm '{name}', {where}: {stop.done}") from None
     return {name: own for name, own in cells.items() if own}, {name: "; ".join(whys) for name, whys in lost.items()}
@@ -135,8 +136,8 @@ def finish(run: Cells, rungs: list[dict[str, Any]], without: list[dict[str, Any]
     for rung in rungs:
         title = f"\n{rung['shots']} labelled clips per class" if len(rungs) + len(without) > 1 else ""
         lost = [f"left out: {line}" for line in text_of_left_out(rung["left_out"])]
-        cards = text_of_cards(rung.get("elsewhere", {}))
-        print("\n".join([f"{title}\n{rung['table']}", *lost, cards, rung["sentence"]]))
+        more = text_of_frames(rung["arms"]) + text_of_cards(rung.get("elsewhere", {}))
+        print("\n".join([f"{title}\n{rung['table']}", *lost, more, rung["sentence"]]))
     for lost in without:
         print(f"\n{lost['shots']} labelled clips per class are left out: {text_of_rung(lost)}")
     print(f"\nreport: {report.resolve()}")

@@ -96,13 +96,18 @@ def test_a_value_of_trials_is_the_name_of_one_folder() -> None:
     assert len(set(names)) == len(names) and all(Path(name).name == name and len(name) < 60 for name in names)
 
 
-def test_shuffled_frames_are_a_diagnostic(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path) -> None:
+def test_shuffled_frames_are_a_diagnostic(
+    toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     recipe = make_recipe(tmp_path, toy_set[0], smoke_base, QUICK, shuffled_frames=True)
     cell = compare.main([str(recipe)])["arms"]["rbft"]["draws"][0]
     shuffled = read_jsonl(tmp_path / "out/draw0/rbft/eval_shuffled/predictions.jsonl")
     straight = read_jsonl(cell["predictions"])
     assert cell["shuffled_accuracy"] == sum(p["prediction"] == p["label"] for p in shuffled) / len(shuffled)
     assert [p["logprobs"] for p in shuffled] != [p["logprobs"] for p in straight]
+    told = capsys.readouterr().out.split("does it use time?\n")[1].splitlines()
+    (line,) = (line.split() for line in told if line.startswith("rbft "))
+    assert line[2] == f"{100 * cell['shuffled_accuracy']:.1f}"
 
 
 def test_arms_with_as_many_operations(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from rbft_trl import compare
 from rbft_trl.data.jsonl import read_jsonl
 from rbft_trl.errors import UserError, run_entry
 from rbft_trl.evidence.results import merge_results, read_results
-from rbft_trl.evidence.table import text_of_cards, text_of_left_out, text_of_rung
+from rbft_trl.evidence.table import text_of_cards, text_of_frames, text_of_left_out, text_of_rung
 from rbft_trl.evidence.yields import ROUTES
 from toy import star_answers
 from toy.attribute_probe import attributes, probe_cells
@@ -220,9 +220,8 @@ def print_rungs(title: str, comparison: dict[str, Any]) -> None:
     """Table, sentence and yields of a comparison at each number of shots."""
     for rung in comparison["rungs"]:
         lost = "".join(f"left out: {line}\n" for line in text_of_left_out(rung.get("left_out", {})))
-        print(
-            f"\n## {title}, {rung['shots']} shots\n\n{rung['table']}\n{lost}{text_of_cards(rung.get('elsewhere', {}))}"
-        )
+        print(f"\n## {title}, {rung['shots']} shots\n\n{rung['table']}\n{lost}")
+        print(text_of_frames(rung["arms"]) + text_of_cards(rung.get("elsewhere", {})))
         print(f"{rung['sentence']}\n\n{yields(rung)}")
     for lost in comparison["rungs_left_out"]:
         print(f"{title}, {lost['shots']} shots: {text_of_rung(lost)}")

@@ -20,6 +20,7 @@ from rbft_trl.evidence.table import (
     cost,
     draws_of,
     few_sources,
+    frame_rows,
     left_out_rows,
     p_value,
     percent,
@@ -207,15 +208,6 @@ def class_rows(arms: dict[str, dict[str, Any]]) -> list[tuple[str, int, list[tup
         shown = [(f"{100 * mean:.0f}" if figures["support"] else "–", round(65 * mean)) for mean in means]
         rows.append((name, figures["support"], shown))
     return rows
-
-
-def frame_rows(arms: dict[str, dict[str, Any]]) -> list[tuple[str, str, str, str]]:
-    """Per arm: accuracy, accuracy with frames in a random order, and what that costs."""
-    found = {arm: entry["summary"] for arm, entry in arms.items() if "shuffled_frames" in entry["summary"]}
-    return [
-        (arm, percent(s["accuracy"]), percent(s["shuffled_frames"]["accuracy"]), percent(s["shuffled_frames"]["loss"]))
-        for arm, s in found.items()
-    ]
 
 
 def card_view(card: str, found: dict[str, Any]) -> dict[str, Any]:

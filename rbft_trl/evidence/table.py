@@ -57,6 +57,22 @@ def text_of_cards(cards: dict[str, dict[str, Any]]) -> str:
     return told
 
 
+def text_of_frames(arms: dict[str, dict[str, Any]]) -> str:
+    """What each arm loses when the frames of a clip are shuffled, where that was asked for."""
+    rows = frame_rows(arms)
+    lines = aligned([["arm", "accuracy %", "frames shuffled %", "loss"], *map(list, rows)]) if rows else []
+    return "\n".join(["\ndoes it use time?", *lines, ""]) if rows else ""
+
+
+def frame_rows(arms: dict[str, dict[str, Any]]) -> list[tuple[str, str, str, str]]:
+    """Per arm: accuracy, accuracy with frames in a random order, and what that costs."""
+    found = {arm: entry["summary"] for arm, entry in arms.items() if "shuffled_frames" in entry["summary"]}
+    return [
+        (arm, percent(s["accuracy"]), percent(s["shuffled_frames"]["accuracy"]), percent(s["shuffled_frames"]["loss"]))
+        for arm, s in found.items()
+    ]
+
+
 def card_rows(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
     """The arms on another card: accuracy, its interval, difference to direct SFT, corrected p, and where its classes
     are new the harmonic mean with its interval."""
