@@ -233,7 +233,8 @@ def test_summarise_reads_the_files_and_fills_the_comparison(comparison: dict[str
     wanted = r"rbft +30\.0 ± 0\.0 +20\.\d-39\.\d +23\.1 ± 0\.0 +\+20\.0 +0\.00\d +30 +240 +1\.5 M +20 T +9"
     assert re.fullmatch(wanted, lines[2]) and "of gap" not in lines[0]
     assert re.fullmatch(r"probe +10\.0.* \+0\.0 +1\.000 +- +- +- +- +-", lines[4])
-    assert lines[-1] == "100 test clips, 2 draws; chance 50.0 %, majority class 100.0 %"
+    assert lines[-2] == "100 test clips, 2 draws; chance 50.0 %, majority class 100.0 %"
+    assert lines[-1] == "fewer than 5 draws of an arm are too few: do not trust its intervals and p"
 
 
 def test_a_table_tells_the_draws_of_an_arm_where_arms_differ(comparison: dict[str, Any]) -> None:
@@ -242,7 +243,7 @@ def test_a_table_tells_the_draws_of_an_arm_where_arms_differ(comparison: dict[st
     comparison["arms"]["probe"]["draws"].pop()
     lines = summarise(comparison, names=NAMES)["table"].splitlines()
     assert lines[0].split()[:3] == ["arm", "draws", "accuracy"]
-    assert [line.split()[1] for line in lines[1:5]] == [*"2221"] and "100 test clips, 1 to 2 draws;" in lines[-1]
+    assert [line.split()[1] for line in lines[1:5]] == [*"2221"] and "100 test clips, 1 to 2 draws;" in lines[-2]
     for entry in comparison["arms"].values():
         for drawn in entry["draws"]:
             path = Path(drawn["predictions"])

@@ -19,7 +19,6 @@ from rbft_trl.evidence.table import (
     card_rows,
     cost,
     draws_of,
-    few_sources,
     frame_rows,
     left_out_rows,
     p_value,
@@ -27,6 +26,7 @@ from rbft_trl.evidence.table import (
     share,
     signed_points,
     text_of_left_out,
+    too_few,
 )
 from rbft_trl.evidence.verify import VERDICTS
 
@@ -94,7 +94,7 @@ def view(
     return {
         "task": comparison["task"],
         "created": comparison["created"],
-        "counts": "; ".join([counted, *few_sources(pairs)]),
+        "counts": "; ".join([counted, *too_few(pairs)]),
         "uneven": len({*counts}) > 1,
         "sentence": comparison["sentence"].removesuffix(note).rstrip(),
         "note": note,

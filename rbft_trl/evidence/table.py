@@ -6,6 +6,8 @@ Input: `arms` and `pairs` of a comparison. Output: text.
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from rbft_trl.evidence.power import FEWEST_DRAWS
+
 Pair = dict[str, Any]
 FEWEST_GROUPS = 10  # fewer (effective) sources of clips say too little of others: nothing is claimed
 TITLES = {"rbft": "RB-FT"}
@@ -32,7 +34,7 @@ def text_table(arms: dict[str, dict[str, Any]], pairs: list[Pair] = ()) -> str:
     table = aligned([[line[i] for i in kept] for line in lines])
     metrics = next(iter(arms.values()))["draws"][0]["metrics"]
     levels = f"chance {100 * metrics['chance']:.1f} %, majority class {100 * metrics['majority']:.1f} %"
-    return "\n".join([*table, f"{metrics['n']:,} test clips, {draws_of(counts)}; {levels}", *few_sources(pairs)])
+    return "\n".join([*table, f"{metrics['n']:,} test clips, {draws_of(counts)}; {levels}", *too_few(pairs)])
 
 
 def aligned(lines: list[list[str]]) -> list[str]:
@@ -92,8 +94,14 @@ def _percent_interval(bounds: Sequence[float]) -> str:
     return f"{low} to {high}"
 
 
-def few_sources(pairs: list[Pair]) -> list[str]:
-    """A line that intervals and p-values rest on too few sources, where they do."""
+def too_few(pairs: list[Pair]) -> list[str]:
+    """Lines that intervals and p-values rest on too few draws or sources, where they do."""
+    few = any(pair["num_draws"] < FEWEST_DRAWS for pair in pairs)
+    told = [f"fewer than {FEWEST_DRAWS} draws of an arm are too few: do not trust its intervals and p"] if few else []
+    return told + _few_sources(pairs)
+
+
+def _few_sources(pairs: list[Pair]) -> list[str]:
     fewest = min(pairs, key=lambda pair: pair["effective_groups"], default=None)
     if fewest is None or (worth := round(fewest["effective_groups"])) >= FEWEST_GROUPS:
         return []
