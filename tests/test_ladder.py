@@ -7,6 +7,7 @@ import pytest
 from rbft_trl import compare
 from rbft_trl.compare_config import CompareArguments
 from rbft_trl.evidence.outcomes import Outcomes, read_outcomes
+from rbft_trl.evidence.results import read_results
 from rbft_trl.evidence.stats import compare_arms
 from rbft_trl.evidence.table import p_value
 from rbft_trl.recipe import parse_recipe
@@ -66,3 +67,10 @@ def test_the_table_tells_each_cell_with_its_interval_and_what_the_model_sees() -
     assert len({line.count("|") for line in text.splitlines()}) == 1
     arms["true_16x_lm"]["draws"].pop()
     assert "| true | 16x | lm | 60.0 ± 2.0 (1 draw) |" in ladder.table({"arms": arms, "rungs": [{"clips": clips}]}, {})
+
+
+def test_what_labels_give_beyond_texts_is_printed_from_the_results() -> None:
+    found = read_results(REPOSITORY / "results/ladder_far.jsonl")
+    told = ladder.labels_against_texts(found).splitlines()
+    assert "labels_4x_tower against guideline_4x_tower: +7.8 (4.3 to 11.3), 4 draws" in told
+    assert len(told) == 2 * 5 and not [line for line in told if "definition" in line]

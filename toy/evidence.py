@@ -24,7 +24,7 @@ from toy import star_answers
 from toy.attribute_probe import attributes, probe_cells
 from toy.domains import DOMAINS
 from toy.figures import draw_arms, draw_ladder
-from toy.ladder import table, write_arms, write_rivals
+from toy.ladder import labels_against_texts, table, write_arms, write_rivals
 from toy.summary import side_by_side
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -195,6 +195,7 @@ def tables(names: list[str]) -> dict[str, dict[str, Any]]:
         if RUNS[name].arms is write_arms:
             probed = RESULTS / f"{name}.attributes.jsonl"
             print("\n" + table(comparison, attributes(read_jsonl(probed)) if probed.is_file() else {}))
+            print(labels_against_texts(comparison))
     return found
 
 

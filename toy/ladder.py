@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from rbft_trl.data.jsonl import make_folder, write_text
-from rbft_trl.evidence.outcomes import read_outcomes
+from rbft_trl.evidence.outcomes import Outcomes, read_outcomes
 from rbft_trl.evidence.stats import compare_arms
 from rbft_trl.evidence.table import p_value, percent
 
@@ -145,16 +145,33 @@ def table(comparison: dict[str, Any], probed: Attributes) -> str:
 
 def differences(comparison: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """Every cell against each of `RIVALS` (rbft_trl.evidence.stats.compare_arms), by arm and rival."""
-    arms, clips = comparison["arms"], comparison["rungs"][-1]["clips"]
-    names = next(iter(arms.values()))["draws"][0]["metrics"]["confusion"]["labels"]
-    seen = {name: read_outcomes(entry["draws"], names, clips=clips) for name, entry in arms.items()}
+    seen = _outcomes(comparison)
     return {
         name: {
             rival: compare_arms(seen[name], seen[rival], arm=name, baseline=rival, resample=False) for rival in RIVALS
         }
-        for name in arms
+        for name in seen
         if name not in RIVALS
     }
+
+
+def labels_against_texts(comparison: dict[str, Any]) -> str:
+    """What labels of the same clips give beyond each of their texts with the tower, in points."""
+    seen, lines = _outcomes(comparison), []
+    for times in TIMES[1:]:
+        labels = f"labels_{times}x_tower"
+        for text in (text for text in TEXTS if f"{text}_{times}x_tower" in seen and labels in seen):
+            other = f"{text}_{times}x_tower"
+            pair = compare_arms(seen[labels], seen[other], arm=labels, baseline=other, resample=False)
+            gain = "{:+.1f} ({:.1f} to {:.1f})".format(pair["difference"], *pair["interval"])
+            lines.append(f"{labels} against {other}: {gain}, {pair['num_draws']} draws\n")
+    return "".join(lines)
+
+
+def _outcomes(comparison: dict[str, Any]) -> dict[str, Outcomes]:
+    arms, clips = comparison["arms"], comparison["rungs"][-1]["clips"]
+    names = next(iter(arms.values()))["draws"][0]["metrics"]["confusion"]["labels"]
+    return {name: read_outcomes(entry["draws"], names, clips=clips) for name, entry in arms.items()}
 
 
 def _seen(probed: Attributes, arm: str) -> list[str]:
