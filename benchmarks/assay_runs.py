@@ -16,6 +16,7 @@ import numpy as np
 from rbft_trl.errors import at_least, run_entry
 from rbft_trl.evidence.conclusion import CANNOT, SEES, verdict
 from rbft_trl.evidence.outcomes import Outcomes, read_outcomes
+from rbft_trl.evidence.power import FEWEST_DRAWS
 from rbft_trl.evidence.results import read_results
 from rbft_trl.evidence.stats import POINTS, compare_all
 
@@ -46,6 +47,7 @@ class Control:
 # Negative: true texts with LoRA on the language model alone teach the model nothing (RESULTS.md, the ladder).
 CONTROLS = [
     Control("positive: *far*", "arms_far"),
+    Control("positive: *fine*", "arms_fine"),
     Control(
         "positive: ladder, guideline 4x, tower", "ladder_far", "direct_lm", "hinted_4x_tower", "guideline_4x_tower"
     ),
@@ -97,9 +99,9 @@ def rates(seen: Seen, *, draws: int) -> dict[str, float]:
 def main(argv: list[str]) -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--draws", type=int, default=FEWEST_DRAWS)
     args = parser.parse_args(argv)
-    at_least(2, draws=args.draws)
+    at_least(FEWEST_DRAWS, draws=args.draws)
     head = f"control | draws in all | gains of all draws: treatment, oracle | choices of {args.draws}"
     print(f"| {head} | called better | called worse | oracle sees | cannot help |\n" + "|---" * 8 + "|")
     for control in CONTROLS:

@@ -34,7 +34,7 @@ class CompareArguments:
     oracle_texts: str | None = option(
         None, "JSONL of {id, text, label}: true descriptions of training clips, for arms that use them.", path=True
     )
-    seeds: int = option(1, "Number of draws.")
+    seeds: int = option(1, "Number of draws; of fewer than five no difference is claimed.")
     first_draw: int = option(0, "Number of the first draw: other draws than those of an earlier comparison.")
     shots: list[int] | None = option(None, "Labelled clips per class, one comparison each; left out: the recipes'.")
     trials: dict[str, Any] | None = option(

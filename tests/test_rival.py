@@ -124,3 +124,5 @@ def test_of_few_draws_nothing_is_claimed(num_draws: int) -> None:
     assert said.startswith("No difference between star and") and "; of fewer than 5 draws no difference of" in said
     assert "whether true rationales help cannot be told here (+9.1 points" in said
     assert conclude([star, pair("rbft", SAME, size=2)]).startswith("None of 2 arms can be shown to be better")
+    longer = conclude([pair("rbft", SAME), oracle(9.1, arm="oracle_guideline", **few), oracle(1.4)])
+    assert "; even true rationales do not clearly help here (+1.4 points" in longer, "of the oracle on most draws"

@@ -158,9 +158,9 @@ def _own_part(treatments: list[Pair], told: Pair) -> list[str]:
 
 def told_oracle(pairs: list[Pair]) -> Pair | None:
     """The oracle arm that the sentence tells of and shares are measured against: the first that surely gains, or else
-    the one whose gain may be the largest."""
+    of those on most draws the one whose gain may be the largest."""
     oracles = _oracles(pairs)
-    widest = max(oracles, key=lambda pair: pair["interval"][1], default=None)
+    widest = max(oracles, key=lambda pair: (pair["num_draws"], pair["interval"][1]), default=None)
     return next((pair for pair in oracles if _sees(pair)), widest)
 
 

@@ -11,7 +11,7 @@ from scipy.special import nctdtrinc, stdtrit
 POINTS = 100  # accuracies are shares; differences are told in percentage points
 POWER = 0.8
 # Of fewer draws nothing is claimed: of 13 equal arms whose differences vary by 4 points between draws, some one would
-# be called different in 11 % of comparisons with 4 draws, in 34 % with 2 and in 87 % with one (docs/statistics.md).
+# be called different in 10 % of comparisons with 4 draws, in 30 % with 2 and in 85 % with one (docs/statistics.md).
 FEWEST_DRAWS = 5
 DISCORDANCE, REPEATED, DRAW_SD, WITHIN_SOURCE = 0.25, 0.5, 3.0, 0.05  # assumed before a run, see `power_before`
 
