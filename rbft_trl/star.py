@@ -43,11 +43,11 @@ def main(argv: list[str]) -> dict[str, Any]:
     card, data, base = check(args)
     transformers_logging.disable_progress_bar()
     star = Star(args, card, data, base)
-    cycles, stopped = star.run_cycles()
+    cycles, stopped, more = star.run_cycles()
     print(f"\n{table_of(cycles)}\n\n{stopped}")  # before the final stage, which may find nothing to learn from
     best = max(cycles, key=share)  # of equal ones the first
     result = {"task": card.name, "answer": card.answer.to_dict(), "cycles": cycles, "stopped": stopped}
-    result |= star.finish(best)
+    result |= star.finish(best, f"{stopped}; {more}")
     write_json(star.out / "star.json", result)
     print(f"\nthe final stage learned from cycle {best['cycle']}")
     print(f"result: '{result['final']}', its evaluation: '{star.out / 'eval'}'")
@@ -138,8 +138,8 @@ class Star:
         self.task = open_task(data, base)
         self.made: dict[Path, Done] = {}
 
-    def run_cycles(self) -> tuple[list[dict[str, Any]], str]:
-        """The cycles, and why they ended; the last one is not trained on if its yield did not rise."""
+    def run_cycles(self) -> tuple[list[dict[str, Any]], str, str]:
+        """The cycles, why they ended and what would run more; the last is not trained on if its yield did not rise."""
         cycles: list[dict[str, Any]] = []
         writer: dict[str, Any] | None = None
         for number in range(self.args.cycles):
@@ -148,14 +148,15 @@ class Star:
             write_json(self.out / "yields.json", {"cycles": cycles})
             if number and (rise := share(cycle) - share(cycles[-2])) < self.args.min_rise:
                 stopped = f"the yield rose by {rise:.3f}, less than min_rise = {self.args.min_rise}"
+                more = "lower min_rise" + (" and run more cycles" if number + 1 == self.args.cycles else "")
                 break
             writer = self.train(f"cycle{number}/model", self.rationales_of(number))
             cycle["trained"] = {key: writer[key] for key in TOLD}
             write_json(self.out / "yields.json", {"cycles": cycles})
         else:
-            stopped = f"all {self.args.cycles} cycles were run"
+            stopped, more = f"all {self.args.cycles} cycles were run", "run more cycles"
         save_yields_picture(cycles, self.out / "yields.png")
-        return cycles, stopped
+        return cycles, stopped, more
 
     def generate(self, number: int, writer: dict[str, Any] | None) -> dict[str, Any]:
         """One cycle up to its kept pairs: answers without the label, then with it where they failed."""
@@ -192,9 +193,9 @@ class Star:
         self.made[self.out / folder] = Done(self.out / folder, {key: record[key] for key in COSTS}, record)
         return record
 
-    def finish(self, best: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, best: dict[str, Any], ended: str) -> dict[str, Any]:
         """The final stage, stage 2 if it is wanted, and the evaluation."""
-        pairs = self.final_pairs(best)
+        pairs = self.final_pairs(best, ended)
         final = self.train("final", pairs)
         stages = {"final": {key: final[key] for key in TOLD} | {"cycle": best["cycle"]}}
         result = self.out / "final"
@@ -214,11 +215,11 @@ class Star:
             "cost": cost_of(Done(last.path, last.cost, last.record, needs=self.made)),
         }
 
-    def final_pairs(self, best: dict[str, Any]) -> Path:
+    def final_pairs(self, best: dict[str, Any], ended: str) -> Path:
         """The pairs of the final stage: of the best cycle, without those that were told the label (see final_pairs).
 
         Raises:
-            NothingKept: if a class would be left without any.
+            NothingKept: if a class would be left without any; says why the cycles ended and what would run more.
         """
         file = self.rationales_of(best["cycle"])
         if self.args.final_pairs == "kept":
@@ -227,7 +228,7 @@ class Star:
         if lacking := [name for name, own in {**named, "the task": best}.items() if not own["generated"]]:
             raise NothingKept(
                 f"'{lacking[0]}' has no direct right answer in cycle {best['cycle']}, so the final stage would learn "
-                "nothing of it; run more cycles, sample more (num_samples), or set final_pairs: kept"
+                f"nothing of it, and {ended}, sample more (num_samples), or set final_pairs: kept"
             )
         told = {"verdict": "dropped", "reason": "rationalised"}
         rows = [row | (told if row["shown"] and row["verdict"] == "kept" else {}) for row in read_jsonl(file)]

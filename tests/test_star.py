@@ -166,6 +166,14 @@ def test_a_class_without_a_direct_answer_is_told_and_the_yields_are_kept(
     assert lacking, "four clips per class and a base at chance"
     with pytest.raises(UserError, match=rf"'{lacking[0]}' has no direct right answer .*final_pairs: kept"):
         star.main([str(recipe), "--final_pairs", "generated"])
+    low = r"and the yield rose by -?0\.\d+, less than min_rise = 0\.9; lower min_rise"
+    for words, ended in (
+        ([], "and all 2 cycles were run; run more cycles, sample more"),
+        (["--min_rise", "0.9"], f"{low} and run more cycles, sample more"),  # in the last cycle that is allowed
+        (["--min_rise", "0.9", "--cycles", "5"], f"{low}, sample more"),
+    ):
+        with pytest.raises(UserError, match=ended):
+            star.main([str(recipe), "--final_pairs", "generated", *words])
     told = read_json(recipe.parent / "straight/yields.json")["cycles"]
     assert [cycle["per_class"] for cycle in told] == [cycle["per_class"] for cycle in straight["cycles"]]
     assert "cycle  class" in capsys.readouterr().out, "the yields are printed before the final stage"
