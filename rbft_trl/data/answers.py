@@ -9,6 +9,7 @@ Video-STaR (arXiv 2407.06189) looks for the label anywhere in the text, which ev
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ WHOLE_RANGE = re.compile(
     rf"(?:from )?(?P<start>{MOMENT})(?: to |\s*-\s*)(?P<end>{MOMENT})"
     rf"|between (?P<start2>{MOMENT}) and (?P<end2>{MOMENT})"
 )
-SEPARATORS = re.compile(r"\s*(?:,\s*then |[,;]|->|→| then )\s*")
+SEPARATORS = re.compile(r"\s*(?:[,;]\s*(?:and )?then |[,;]|->|→| (?:and )?then )\s*")
 NEGATION = re.compile(r"\b(?:not?|never|none|neither|nor|without|cannot|except)\b|n't\b")
 HEDGE = re.compile(
     r"\b(?:or|either|maybe|perhaps|probabl[ye]|possibl[ye]|likely|about|around|approximately|approx|roughly|nearly"
@@ -105,7 +106,7 @@ class AnswerType:
     def distance(self, said: str, gold: str) -> float:
         """How far two values of `read` are apart: a difference, 1 - IoU of ranges, 0 or 1 for lists."""
         if self.type == "list":
-            return float(said != gold)
+            return float(self.objection(said, gold) is not None)
         if self.type == "time_range":
             return 1 - iou(ends(said), ends(gold))
         return abs(float(said) - float(gold))
@@ -215,7 +216,26 @@ def iou(one: tuple[float, float], other: tuple[float, float]) -> float:
 
 
 def list_objection(said: list[str], gold: list[str]) -> str | None:
-    """Why a list is not the gold one: the order kept, nothing added, nothing left out."""
+    """Why a list is not the gold one: the order kept, nothing added, nothing left out.
+
+    The last "and" may part two items or belong to a name ("hit and run"): it is read as the gold list has it.
+    """
+    codes = [_list_objection(reading, gold) for reading in _readings(said)]
+    return None if None in codes else next((code for code in codes if code != "wrong_item"), "wrong_item")
+
+
+def _readings(said: list[str]) -> Iterator[list[str]]:
+    """The list as it is, and with an "and" before or within its last item as what parts it from the one before."""
+    yield said
+    *before, last = said
+    if before and last.startswith("and "):
+        yield [*before, last.removeprefix("and ")]
+        return
+    for found in re.finditer(" and ", last):
+        yield [*before, last[: found.start()], last[found.end() :]]
+
+
+def _list_objection(said: list[str], gold: list[str]) -> str | None:
     if said == gold:
         return None
     if _inside(gold, said):
