@@ -8,6 +8,7 @@ from rbft_trl.evidence.verify import contradiction
 Case = tuple[tuple[str, ...], str, str, bool]
 HOME, DOOR = ("normal", "abnormal"), ("normal", "delivery", "intruder")
 SPORT, HATE = ("serve", "smash", "climb"), ("normal", "offensive", "hateful")
+MOVES = ("running", "fall", "sitting")
 TOY = ("dorvan", "miloren", "takerzu", "pimgal", "sofibek", "nularwo", "tishem", "japelri")
 
 # Class names, final line, reasoning, does it contradict itself? These the lists were made from.
@@ -63,6 +64,28 @@ KNOWN: list[Case] = [
     (TOY, "takerzu", "Dorvan is ruled out, and so is miloren. The small thing moves up.", False),
     (TOY, "pimgal", "Few frames show more than one circle. This fits pimgal.", False),
     (TOY, "nularwo", "The class tishem does not fit, the large square moves right.", False),
+    (HOME, "abnormal", "A cat sleeps. I would classify the clip as Normal.", True),
+    (HOME, "abnormal", "A cat sleeps. I would clearly call this normal.", True),
+    (HOME, "abnormal", "If the man had a key, I would call this normal.", False),
+    (HOME, "abnormal", "Had he a key, I would say this is normal.", False),
+    (DOOR, "intruder", "The intruder is not seen by the dog.", False),
+    (DOOR, "intruder", "An intruder is not seen in the yard.", True),
+    (HOME, "abnormal", "The behaviour departs from normal.", False),
+    (HOME, "abnormal", "Nothing that he does is different from normal.", False),
+    (HOME, "normal", "The behaviour deviates from normal.", True),
+    (HOME, "normal", "The behaviour does not differ from normal.", False),
+    (DOOR, "delivery", "The van departs from the delivery.", False),
+    (DOOR, "delivery", "The van departs from Berlin after the delivery.", False),
+    (HOME, "abnormal", "Although the yard seems normal, a man hides.", False),
+    (DOOR, "intruder", "Although the yard seems normal, a man hides.", False),
+    (HOME, "abnormal", "A man hides, whereas the yard is calm and normal.", False),
+    (HOME, "abnormal", "Despite looking normal, the man has a knife.", False),
+    (HOME, "abnormal", "Although a dog barks, this is normal.", True),
+    (MOVES, "running", "He does not stop running.", False),
+    (MOVES, "running", "He does not stop to run. He is not running.", True),
+    (MOVES, "fall", "Nothing can stop his fall.", False),
+    (MOVES, "running", "Nothing can stop his fall.", True),
+    (MOVES, "fall", "He never stops. There is no fall.", True),
 ]
 # Written before the lists were looked at, by whoever changed them then.
 HELD_BACK: list[Case] = [
@@ -133,6 +156,26 @@ LATER: list[Case] = [
     (TOY, "tishem", "If it were small it would be takerzu, but it is large and moves up.", False),
     (TOY, "sofibek", "Unlike dorvan, the thing is large. It moves left.", False),
 ]
+# Written after the second extension (concessions, "I would call", "departs from", "does not stop"), as LATER was; it
+# then had one false alarm, "strays from", which was added.
+AGAIN: list[Case] = [
+    (HOME, "abnormal", "The man only picks up his own newspaper. I would describe the scene as normal.", True),
+    (HOME, "normal", "He hits the camera with a stick. We would label it abnormal.", True),
+    (DOOR, "intruder", "The dog barks at the postman, but no intruder is seen by anyone.", True),
+    (HATE, "hateful", "His tone differs from hateful talk; he only quotes.", True),
+    (SPORT, "smash", "Although he jumps, the stroke is a serve.", True),
+    (TOY, "dorvan", "The shape departs from dorvan in its size.", True),
+    (HOME, "abnormal", "Whereas the neighbours shout, what happens in the yard is normal.", True),
+    (MOVES, "running", "I would rather say that he is sitting.", True),
+    (HOME, "abnormal", "I would say that it looked normal until the window broke.", False),
+    (HOME, "abnormal", "Some would call it normal. Yet he carries a crowbar.", False),
+    (DOOR, "intruder", "The residents sleep and the intruder is not noticed by them.", False),
+    (DOOR, "delivery", "Despite the late hour and the mask, no intruder: a courier.", False),
+    (HATE, "offensive", "While the first joke is normal, the second insults his wife.", False),
+    (SPORT, "climb", "Nothing stops the climb.", False),
+    (MOVES, "fall", "The rail does not prevent the fall.", False),
+    (HOME, "abnormal", "Such behaviour strays from normal.", False),
+]
 
 
 def is_found(case: Case) -> bool:
@@ -146,7 +189,11 @@ def test_cases_that_the_lists_were_made_from(case: Case) -> None:
     assert is_found(case) == case[3]
 
 
-@pytest.mark.parametrize(("cases", "right", "found"), [(HELD_BACK, 16, 14), (LATER, 14, 10)], ids=["before", "later"])
+@pytest.mark.parametrize(
+    ("cases", "right", "found"),
+    [(HELD_BACK, 16, 14), (LATER, 14, 10), (AGAIN, 8, 6)],
+    ids=["before", "later", "again"],
+)
 def test_precision_and_recall_on_other_cases(cases: list[Case], right: int, found: int) -> None:
     """docs/rationales.md has these figures; what is missed may be found one day, but no false alarm is allowed."""
     assert [case[2] for case in cases if is_found(case) and not case[3]] == []

@@ -124,6 +124,17 @@ def test_agreement_of_final_lines_and_of_content_words() -> None:
     assert agreements(hinted, CARD) == pytest.approx([0.5, 0.5, 0])
 
 
+def test_a_denied_word_is_another_word_and_word_order_does_not_count() -> None:
+    for one, other, agreement in (
+        ("A man opens the door.", "No man opens the door.", 2 / 3),
+        ("The man falls.", "The man didn\u2019t fall. He can't fall.", 1 / 2),  # "fall" is not "falls" anyhow
+        ("He does not open the door", "He doesn't open the door", 1),
+        ("I think not. A man waits", "I do think. A man waits", 1),  # it does not reach into the next sentence
+        ("red hits blue", "blue hits red", 1),
+    ):
+        assert agreements([row(one, None), row(other, None)], CARD) == pytest.approx([agreement] * 2), one
+
+
 def test_what_every_rationale_says_counts_next_to_nothing() -> None:
     """The two samples of each clip share "a ball moves" and differ in the colour; those of the last clip agree."""
     colours = [*((f"red{i}", f"blue{i}") for i in range(20)), ("green", "green")]

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import NothingKept, UserError
-from rbft_trl.evidence.wording import set_of, without_classes, words
+from rbft_trl.evidence.wording import SENTENCE_END, set_of, spelled_out, without_classes, words
 
 Sample = dict[str, Any]
 FOLDS = 10
@@ -25,6 +25,7 @@ EMPTY = set_of(
     "does did has have had of in on at to from by with for and or but as so then there here what which who where when "
     "while can could may might will would should not no clip video frame frames scene shows show seen see appears"
 )
+DENYING = set_of("no not cannot never without neither nor")  # English, as EMPTY is
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def agreements(samples: Sequence[Sample], card: TaskCard) -> list[float | None]:
     A blind sample of a labelled clip: the share of the others whose final line names the same class. Without a label,
     or where the label was shown (then all name it): the mean, over the sample's content words, of the share of others
     that hold the word too. A word weighs log((clips + 1) / clips that hold it), so that what every rationale says
-    counts next to nothing.
+    counts next to nothing; one that is denied ("no man") is another word; the order of words does not count.
     """
     groups: dict[tuple[str, bool], list[int]] = {}
     for i, sample in enumerate(samples):
@@ -80,7 +81,14 @@ def _concluded(text: str, card: TaskCard) -> set[str]:
 
 
 def _content(text: str, card: TaskCard) -> set[str]:
-    return set(_content_words(card.without_final_line(text)))
+    found = set[str]()
+    for sentence in SENTENCE_END.split(spelled_out(card.without_final_line(text))):
+        denied = False
+        for word in words(sentence):
+            if word not in EMPTY | DENYING:
+                found.add(f"not {word}" if denied else word)
+            denied = word in DENYING or (denied and word in EMPTY)
+    return found
 
 
 def _content_words(text: str) -> list[str]:

@@ -21,16 +21,17 @@ def set_of(text: str) -> frozenset[str]:
 
 # Where a clause ends: what stands in one says nothing of the next.
 JOINTS = set_of(
-    "and but however although though until while whereas because so therefore thus hence since yet which then"
+    "and but however although though until while whereas because so therefore thus hence since yet which then despite"
 )
 TURNS = set_of("but however yet though although until then")  # takes back what was said before it
+CONCEDES = set_of("although though while whereas despite")  # opens a clause that, up to its comma, is only conceded
 NO = set_of(
     "no not never without neither nor nothing none nobody unlike unlikely cannot rather instead excludes exclude lack "
     "lacks absence except apart hardly"
 )
 MAYBE = set_of("could may might would possibly perhaps maybe if whether either or seemingly first")
 # "no person is seen in the normal yard" denies no class: a denial does not reach over these.
-BARRIERS = set_of("is are was were be been seen in on at near by to from with during that")
+BARRIERS = set_of("is are was were be been seen in on at near by to from with into after before during that")
 FOUND = set_of("seen visible found present shown there detected observed likely happening occurring")
 GONE = set_of("absent missing excluded unlikely ruled")
 # "x does not fit", at the end of the clause only: a person may not fit through a window. "The label x is not right".
@@ -54,6 +55,8 @@ NO_DENIAL = re.compile(
     r"|\bwithout (?:a |any )?doubt\b|\bnothing but\b|\bnot (?:deny|hide)\b"
     r"|\b(?:can ?not|could not) be (?:ruled out|excluded|denied|anything but)\b"
     r"|\bimpossible to (?:rule out|exclude|deny)\b"
+    r"|\b(?:not|never|cannot|no(?:thing|body| \w+))(?: (?:can|could|will))? (?:stop|cease|prevent)(?:s|d|p?ed)?\b"
+    r"(?= \w)(?! (?:to|or|nor|and|at|in|on|for|by|from)\b)"
 )
 # What denies without a word of NO, or reaches further than one; read as "not". Articles after it: a thing, no class.
 DENIAL = re.compile(
@@ -62,6 +65,7 @@ DENIAL = re.compile(
     r"|\b(?:can ?not|could not) be\b(?! (?:more|less|clearer|any)\b)"
     r"(?= (?:(?:an?|the|called|labell?ed) )*\w+(?: \w+)?$)"
     r"|\bzero (?:signs?|evidence|indications?|hints?)\b"
+    r"|\b(?:depart|deviat|differ|diverg|stray)\w* from\b(?! (?:an?|the|his|her|their)\b)"
     r"|\banything but\b|\bother than\b(?! the\b)|\bno (?:reason|need|cause|grounds?) to\b"
     r"|\b(?:rules?|ruling|(?:i|we|have|has|had) ruled) out\b|\bwrong to (?:call|say|label)\b"
     r"|\b(?:this|that|which|it|much|evidence) (?:argues?|speaks?|points? away) (?:against|from)\b"
@@ -70,12 +74,23 @@ DENIAL = re.compile(
     r"(?:(?: that)? (?:it|this|the \w+) (?:is|was)\b)?"
 )
 OUT_OF_QUESTION = re.compile(r"\bout of (?:the )?question\b")
+# A claim, unless the sentence has a condition.
+WOULD_SAY = re.compile(
+    r"(?<=\bi )would (?=(?:\w+ly |still |also |not )?(?:say|call|label|classify|categori[sz]e|describe)\b)"
+)
+CONDITION = re.compile(r"\b(?:if|unless|otherwise|without)\b|^ ?(?:were|had)\b")
 ALSO = re.compile(r"\bso (?:is|are|was|were|do|does|did)\b")  # "so is x": what is said of x stands before
 
 
 def words(text: str) -> list[str]:
     """The words of `text` as they are counted and compared here: normalised, without punctuation."""
     return WORD.findall(normalise(text))
+
+
+def spelled_out(text: str) -> str:
+    """`text` normalised, with the "not" of "can't" and "doesn't" as a word of its own."""
+    plain = re.sub(r"\bcan(?:'t| not(?! only))\b", "cannot", normalise(text.replace("\u2019", "'")))
+    return re.sub(r"n't\b", " not", plain)
 
 
 def runs(said: Sequence[str], size: int) -> list[tuple[str, ...]]:
@@ -97,9 +112,9 @@ def claimed_and_denied(reasoning: str, card: TaskCard) -> tuple[set[str], set[st
     and "but" or "however" take back all that stands before them.
     """
     claimed, denied = set[str](), set[str]()
-    plain = normalise(reasoning.replace("\u2019", "'"))
-    for sentence in SENTENCE_END.split(re.sub(r"n't\b", " not", plain)):
-        said = OUT_OF_QUESTION.sub("excluded", ALSO.sub("perhaps", NO_DENIAL.sub(" ", sentence)))
+    for sentence in SENTENCE_END.split(spelled_out(reasoning)):
+        said = sentence if CONDITION.search(sentence) else WOULD_SAY.sub("", sentence)
+        said = OUT_OF_QUESTION.sub("excluded", ALSO.sub("perhaps", NO_DENIAL.sub(" ", said)))
         for clause, turn in _clauses(DENIAL.sub(" not ", said), card):
             if turn:
                 claimed, denied = set(), set()
@@ -113,19 +128,22 @@ def claimed_and_denied(reasoning: str, card: TaskCard) -> tuple[set[str], set[st
 
 
 def _clauses(sentence: str, card: TaskCard) -> list[tuple[list[tuple[str, bool]], bool]]:
-    """Per clause, its words as (word or class name, is it a name), and whether it turns against what came before."""
+    """Per clause, its words as (word or class name, is it a name), and whether it turns against what came before. Of a
+    name that is only conceded ("although it seems normal, …") nothing is said: it is a word.
+    """
     names = sorted(((words(name), name) for name in card.names), key=lambda pair: -len(pair[0]))
     names = [(said, name) for said, name in names if said and not set(said) <= NO]  # a class may be called "no"
-    tokens, clauses, place = TOKEN.findall(sentence), [([], False)], 0
+    tokens, clauses, place, conceded = TOKEN.findall(sentence), [([], False)], 0, False
     while place < len(tokens):
         for said, name in names:  # the longest first, before the text is cut: a class may be called "hit and run"
             if tokens[place : place + len(said)] == said:
-                clauses[-1][0].append((name, True))
+                clauses[-1][0].append((name, not conceded))
                 place += len(said)
                 break
         else:
             if tokens[place] in JOINTS or not WORD.fullmatch(tokens[place]):
                 clauses.append(([], tokens[place] in TURNS))
+                conceded = tokens[place] in CONCEDES or (conceded and tokens[place] == "and")
             else:
                 clauses[-1][0].append((tokens[place], False))
             place += 1
@@ -148,7 +166,9 @@ def _is_denied(clause: list[tuple[str, bool]], place: int) -> bool:
         return bool(set(after[:3]) & GONE or (after and after[-1] in WRONG and set(after[:-1]) <= WOULD_BE))
     tail = set(after[nots[0] + 1 :])
     is_label = tail & NAMED or (place and clause[place - 1][0] in NAMED)
-    return any(set(after[i + 1 : i + 3]) & FOUND for i in nots) or after[-1] in FITS or bool(is_label and tail & RIGHT)
+    by = [*after[1:], ""]  # "x is not seen by the dog": it is there
+    unseen = any(after[j] in FOUND and by[j] != "by" for i in nots for j in range(i + 1, min(i + 3, len(after))))
+    return unseen or after[-1] in FITS or bool(is_label and tail & RIGHT)
 
 
 def _is_claimed(clause: list[tuple[str, bool]], place: int) -> bool:
