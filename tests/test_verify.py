@@ -56,6 +56,9 @@ REFUSED = (
     "There is no video to look at, so I guess.",
     "I can't identify people in videos, as a rule.",
     "Please provide the video so that I can look.",
+    "I can't tell what happens in this video because I cannot see it.",
+    "I am not able to determine the content of this video.",
+    "The footage could not be loaded, so I go by the names.",
 )
 FAULTS = {
     "no_label": [
@@ -102,6 +105,9 @@ PASSING = [
     concluded("I can't tell from the clip whether he is angry, but he raises his fist."),
     concluded("I cannot identify a vehicle in the footage; the street is empty."),
     concluded("There is no picture, only a wall, and flames rise behind it."),
+    concluded("I cannot tell what happens in the video after the lamp goes out; before that a pan burns."),
+    concluded("I cannot determine the content of the box in the video, but flames rise from it."),
+    concluded("The truck could not be loaded in time, and flames rise from its roof."),
     concluded(CLEAN),
     concluded("one small red circle moving left quickly."),
     concluded("I cannot see any person, but thick smoke fills the room."),
@@ -210,6 +216,18 @@ def test_none_keeps_all_and_warns_with_the_share() -> None:
         ("Flames rise behind the window, which fits the given answer.", "hint_cited"),
         ("He gets a ball from the expert skier and gives a hint that he is tired.", None),
         ("The given answer on the quiz screen is blue, and flames rise.", None),
+        ("As the expert points out, flames rise behind the window.", "hint_cited"),
+        ("The expert is right: flames rise behind the window.", "hint_cited"),
+        ("Since the label is Fire Alarm, I look for it. Flames rise behind the window.", "hint_cited"),
+        ("You said that this is a fire alarm. Flames rise behind the window.", "hint_cited"),
+        ("The provided annotation tells of flames, and flames rise.", "hint_cited"),
+        ("I was given the correct category, and flames rise.", "hint_cited"),
+        ("The expert is right behind the man, and flames rise.", None),
+        ("The pupils leave since the class is over, and flames rise.", None),
+        ("Flames rise because the label is on the hot pan.", None),
+        ("The man shouts that you said it is safe, and flames rise.", None),
+        ("The flames do not belong to any given category of fireworks.", None),
+        ("She was given the correct medicine, and flames rise.", None),
         ("An experienced climber hands the labelled box to a correct class of pupils.", None),
     ],
 )

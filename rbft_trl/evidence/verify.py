@@ -26,9 +26,13 @@ ECHO_WORDS = 10  # a run of the prompt this long is a copy; shorter ones are the
 MEDIA = "(?:videos?|clips?|images?|pictures?|footage|frames)"
 UNABLE = r"\bi(?: am|'m)?(?: can't| cannot| can not| unable to| not able to| won't)"
 TASK_VERBS = "help|assist|comply|fulfil|process|analy[sz]e|classify|answer (?:this|that|the question)"
-ON_MEDIA = "watch|view|access|play|open|see|describe|identify|make out"  # with a medium as its object
+ON_MEDIA = "watch|view|access|play|open|see|describe|identify|make out|determine"  # with a medium as its object
+THIS = "(?:the|this|that|any|your)"
+LATER = "after|before|when|while|once|until|behind"  # what happens then may be hidden in a clip that is seen
 REFUSAL = re.compile(
-    rf"{UNABLE} (?:(?:{TASK_VERBS})\b|(?:{ON_MEDIA})(?: (?:the|this|that|any|your))? {MEDIA}\b|do (?:this|that)\b"
+    rf"{UNABLE} (?:(?:{TASK_VERBS})\b|(?:{ON_MEDIA})(?: the contents? of)?(?: {THIS})? {MEDIA}\b"
+    rf"|(?:tell|say|know|determine) what (?:happens|is happening|is shown) in {THIS} {MEDIA}\b(?! (?:{LATER})\b)"
+    r"|do (?:this|that)\b"
     r"|provide (?:a|an|any) (?:description|answer|classification|label)\b|identify (?:people|persons|individuals)\b)"
     r"|\bsorry,? (?:but )?i(?: am|'m)? (?:can't|cannot|can not|unable|not able|won't|do not have|don't have)\b"
     r"|\bas an? (?:ai|(?:large )?language model)\b"
@@ -37,20 +41,31 @@ REFUSAL = re.compile(
     rf"|\bplease (?:provide|upload|attach|share|send) (?:me )?(?:the|a|an|your) {MEDIA}\b"
     r"|\bno (?:video|clip|image)s? (?:was|were|is|has been|have been) (?:provided|attached|given|uploaded)"
     r"|\b(?:video|clip|image)s? (?:is|are|was|were) not (?:available|accessible|provided|attached|given|uploaded)"
+    r"|\b(?:the|this|that) (?:video|clip|image|footage|file)s? (?:can't|cannot|can not|couldn't|could not|failed to)"
+    r" (?:be )?(?:load|play|access|view|decod|process)(?:ed)?\b"
     r"|\bi (?:do not|don't) have (?:any |direct )?(?:access|the ability|a way) to\b"
 )
 
 
 # Words by which a rationale shows that it was told the answer. English only, as the package's own hint prompt is.
+LABEL = "(?:label|class|classification|category|annotation)"
 CITED = re.compile(
     r"\bexperts? (?:say|said|state|claim)|\bexpert(?:'s)? opinion\b"
     r"|\b(?:an|the|this) expert(?:'s)? (?:note|assess|annotat|label|judg|classif)"
+    r"|\bas (?:an|the|this) expert (?:points? out|pointed out|mention|suggest|indicat|conclud|explain)"
+    r"|\b(?:the|this) expert (?:is|was) (?:right|correct)(?: (?:that|in saying|to say)\b|[,:;.!]|$)"
     r"|\b(?:according to|(?:consistent|in line|agrees?) with) (?:an|the|this) expert\b"
-    r"|\b(?:given|provided|stated|mentioned|hinted|gold) (?:label|class|classification|answer\b(?! on\b))"
-    r"|\b(?:label|class|answer) (?:that (?:was|is) )?(?:given|provided|told) to (?:me|us)\b"
+    rf"|(?<!\bany )\b(?:given|provided|stated|mentioned|hinted|gold) (?:{LABEL}|answer\b(?! on\b))"
+    rf"|\b(?:{LABEL}|answer) (?:that (?:was|is) )?(?:given|provided|told) to (?:me|us)\b"
+    rf"|\bi (?:was|am|have been) (?:told|given the (?:\w+ )?(?:{LABEL}|answer))\b"
     r"|\b(?:clip|video) (?:is|was) label?led\b|\b(?:know|knowing) (?:that )?the (?:answer|label|class)\b"
     r"|\bas (?:stated|given|told|labell?ed|mentioned)\b|\b(?:the|a) hint\b(?! (?:of|that)\b)"
-    r"|\bground[- ]truth\b|\bi (?:was|am|have been) told\b"
+    r"|\bground[- ]truth\b"
+)
+# The same where the label follows: a class may be over, and people in a clip say "you said that …" as well.
+CITED_LABEL = (
+    rf"(?:(?:since|because|as|given that) the (?:\w+ )?(?:{LABEL}|answer) (?:is|was)"
+    r"|you (?:say|said|told me|stated|mentioned)(?: that)? (?:it|this|the \w+) (?:is|was|shows?))(?: an?| the)?"
 )
 
 
@@ -105,9 +120,12 @@ def label_in_prompt(sample: Sample, card: TaskCard) -> str | None:
     return "label_in_prompt" if sample["prompt_fingerprint"] not in card.blind_fingerprints() else None
 
 
-def hint_cited(reasoning: str) -> str | None:
-    """A rationale that argues from what it was told ("as the expert says") teaches the student nothing to look at."""
-    return "hint_cited" if CITED.search(normalise(reasoning.replace("\u2019", "'"))) else None
+def hint_cited(reasoning: str, label: str | None = None) -> str | None:
+    """A rationale that argues from what it was told ("as the expert says", "since the label is `label`") teaches the
+    student nothing to look at."""
+    plain = normalise(reasoning.replace("\u2019", "'"))
+    named = rf"\b{CITED_LABEL} [\"']?{re.escape(normalise(label))}(?!\w)" if label else None
+    return "hint_cited" if CITED.search(plain) or (named and re.search(named, plain)) else None
 
 
 def label_in_reasoning(reasoning: str, card: TaskCard, *, min_words: int = MIN_WORDS) -> str | None:
@@ -240,7 +258,7 @@ def objections(sample: Sample, card: TaskCard, *, full: bool) -> Iterator[str]:
         found += [no_label(text, card), wrong_label(text, gold, card)]
     if full:
         found += [length(reasoning), label_in_prompt(sample, card)]
-        found.append(label_in_reasoning(reasoning, card) if blind else hint_cited(reasoning))
+        found.append(label_in_reasoning(reasoning, card) if blind else hint_cited(reasoning, gold))
     if full and gold is not None:
         found.append(contradiction(reasoning, gold, card))
     yield from filter(None, found)
