@@ -20,6 +20,9 @@ PLACES: dict[str, str] = {}  # option → setup, recipe or command line that gav
 SEARCHED: dict[str, list[str]] = {}  # relative path that was not found → folders in which it was looked for
 
 
+TELL = "RBFT_NOTHING_KEPT"  # variable of the environment: the file in which an entry tells its driver of `NothingKept`
+
+
 class UserError(ValueError):
     """A mistake in a recipe, a task card, the data or the set-up that its reader can mend."""
 
@@ -93,6 +96,9 @@ def run_entry(main: Callable[[list[str]], object]) -> None:
         if named.endswith((".yaml", ".yml")) and named != recipe and named not in str(error):
             place += f"{named}: "  # the setup
         print(f"error: {place}{error}", file=sys.stderr)
+        if isinstance(error, NothingKept) and (told := os.environ.get(TELL)):
+            with open(told, "w", encoding="utf-8") as stream:
+                stream.write(str(error))
         sys.exit(2)
     except OSError as error:
         if error.errno not in NO_ROOM:
