@@ -33,6 +33,8 @@ def check_data(run: Cells) -> Task:
         UserError: naming the arm or the card, what is missing, and the way out.
     """
     task = run.task(first_place(run))
+    for split in ("train", "test"):
+        check_labelled(task, split, "a comparison trains and tests on this card, so give it clips")
     steps = [(arm, step) for arm in run.arms.values() for step in arm.steps]
     for arm, step in steps:
         if step.entry == "rationales":
@@ -45,6 +47,16 @@ def check_data(run: Cells) -> Task:
         check_oracle(run, oracle, run.whole)
         check_other_cards(run, run.whole)
     return task
+
+
+def check_labelled(task: Task, split: str, way_out: str) -> None:
+    """A split has labelled clips.
+
+    Raises:
+        UserError: naming the card.
+    """
+    if not task.of_split(split):
+        raise UserError(f"{task.card.path}: the {split} split has no labelled clip; {way_out}")
 
 
 def labels_per_class(run: Cells) -> list[int]:
@@ -148,10 +160,7 @@ def check_other_cards(run: Cells, whole: Task) -> None:
         key = "novel" if card == run.args.novel else "elsewhere"
         data, base, _ = parse_recipe([run.args.eval, *other_card(run.args, card)], *GROUPS, EvalArguments)
         task = with_place(key, open_task, data, base)
-        if not task.of_split("test"):
-            raise UserError(
-                f"{key}: {card}: the test split has no labelled clip; give it clips, or leave the card out"
-            )
+        with_place(key, check_labelled, task, "test", "give it clips, or leave the card out")
         what, names = leaked(seen, task.rows, task.manifest, "test")
         if names:
             named = f", e.g. '{names[0]}'," if what == "groups" else ""

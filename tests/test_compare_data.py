@@ -68,6 +68,16 @@ def held_out(row: Row) -> Row | None:
     return row if row["split"] == "test" else None
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_own_card_has_clips_to_train_and_to_test_on(
+    run: Compare, other: Callable[..., str], split: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = other(lambda row: row if row["split"] != split else None)
+    with pytest.raises(UserError, match=rf"^{card}: the {split} split has no labelled clip; a comparison trains and"):
+        run(Path(card))
+    assert "nan" not in capsys.readouterr().out
+
+
 def test_a_card_without_a_checklist(run: Compare, other: Callable[..., str]) -> None:
     arms = [*TWO_ARMS, "checklist"]
     with pytest.raises(UserError, match=r"arm 'checklist', step 'rationales': .*other.yaml: 'checklist' is missing"):
