@@ -11,17 +11,20 @@ from typing import Any
 from rbft_trl.arms import Arm, Step
 from rbft_trl.cells import Cells, other_card, shared
 from rbft_trl.checklist import check_checklist
-from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments
+from rbft_trl.configs import DataArguments, EvalArguments, ModelArguments, StageArguments
 from rbft_trl.costs import Place
 from rbft_trl.data.splits import draw_shots
 from rbft_trl.errors import UserError, nearest
 from rbft_trl.eval import ALONE, check_method
 from rbft_trl.evidence.controls import oracle_samples, told_labels
 from rbft_trl.model.provenance import files_of, groups_of, leaked
+from rbft_trl.plan import OPTIONS, check_validation
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe, words_of
+from rbft_trl.star_config import StarArguments
 from rbft_trl.start import Task, open_task
 from rbft_trl.texts import subset
+from rbft_trl.training_config import TrainingConfig
 
 GROUPS = (DataArguments, ModelArguments)
 
@@ -39,6 +42,8 @@ def check_data(run: Cells) -> Task:
     for arm, step in steps:
         if step.entry == "rationales":
             check_writer(run, arm, step, task)
+        elif step.entry in ("sft", "star"):
+            check_trainings(run, arm, step, task)
     check_pool(steps, task)
     for name in run.args.arms:
         check_rival(run, run.arms[name])
@@ -77,6 +82,26 @@ def check_writer(run: Cells, arm: Arm, step: Step, task: Task) -> None:
     *_, args = parse_recipe(argv, *GROUPS, RationaleArguments)
     if args.writer == "checklist":
         with_place(f"arm '{arm.name}', step '{step.name}'", check_checklist, task.card)
+
+
+def check_trainings(run: Cells, arm: Arm, step: Step, task: Task) -> None:
+    """What a step trains finds validation clips where it looks at them."""
+    place, clips = f"arm '{arm.name}', step '{step.name}'", task.readable("validation")
+    way_out = "set it to no"
+    if run.args.trials and step == arm.trained:
+        way_out = "give it some, since 'trials' chooses by them, or leave 'trials' out"
+    for _, training in trainings_of(run, step):
+        with_place(place, check_validation, training, task.card, clips, way_out=way_out)
+
+
+def trainings_of(run: Cells, step: Step) -> list[tuple[StageArguments, TrainingConfig]]:
+    """The options of what a step trains; of Video-STaR those of its cycles, and of the stage 2 that follows them."""
+    recipe, words = run.args.recipe_of(step.recipe), words_of(step.settings)
+    found = [(recipe, words)]  # of `sft`
+    if step.entry == "star":
+        (parts,) = parse_recipe([recipe, *shared(run.args), *words], StarArguments)
+        found = [(parts.stage1, []), (run.args.stage2, [])]
+    return [tuple(parse_recipe([file, *shared(run.args), *own], *OPTIONS)[3:]) for file, own in found]
 
 
 def check_oracle(run: Cells, steps: list[tuple[Arm, Step]], whole: Task) -> None:
@@ -180,13 +205,13 @@ def seen_by(run: Cells, whole: Task) -> dict[str, list[str]]:
     return seen
 
 
-def with_place(place: str, check: Any, *args: Any) -> Any:
+def with_place(place: str, check: Any, *args: Any, **options: Any) -> Any:
     """What a check returns; its sentence begins with the place.
 
     Raises:
         UserError: as the check does.
     """
     try:
-        return check(*args)
+        return check(*args, **options)
     except UserError as error:
         raise UserError(f"{place}: {error}") from None

@@ -97,10 +97,7 @@ def make_plan(
     if stage.class_balance == "weights":
         train = [row | {"weight": weight} for row, weight in zip(train, balance_weights(train), strict=True)]
     validation = [row | {"target": "label", "text": ""} for row in task.readable("validation")]
-    if training.eval_strategy != "no" and not validation:
-        raise UserError(
-            f"eval_strategy is '{training.eval_strategy.value}' but {card.path} has no validation clip; set it to no"
-        )
+    check_validation(training, card, validation)
     if card.is_open:
         check_open(card, stage, training)
     elif validation and training.scores_labels:
@@ -130,6 +127,20 @@ def make_plan(
         same,
         resolved,
     )
+
+
+def check_validation(
+    training: TrainingConfig, card: TaskCard, validation: list[Row], *, way_out: str = "set it to no"
+) -> None:
+    """A training that looks at the validation clips has some.
+
+    Raises:
+        UserError: naming the option, the card and the way out.
+    """
+    if training.eval_strategy != "no" and not validation:
+        raise UserError(
+            f"eval_strategy is '{training.eval_strategy.value}' but {card.path} has no validation clip; {way_out}"
+        )
 
 
 def check_open(card: TaskCard, stage: StageArguments, training: TrainingConfig) -> None:

@@ -17,8 +17,8 @@ from rbft_trl.compare_data import check_oracle, check_truth
 from rbft_trl.data.task import TaskCard
 from rbft_trl.errors import UserError
 from rbft_trl.recipe import parse_recipe
-from tests.helpers import REPOSITORY
-from tests.test_protocols import QUICK, TWO_ARMS, make_recipe
+from tests.helpers import REPOSITORY, toy_recipe
+from tests.test_protocols import QUICK, TWO_ARMS, WATCHED, make_recipe
 
 Row = dict[str, str]
 Compare = Callable[..., None]
@@ -76,6 +76,26 @@ def test_the_own_card_has_clips_to_train_and_to_test_on(
     with pytest.raises(UserError, match=rf"^{card}: the {split} split has no labelled clip; a comparison trains and"):
         run(Path(card))
     assert "nan" not in capsys.readouterr().out
+
+
+def test_a_stage_that_looks_at_validation_clips_which_are_not_there(
+    run: Compare, other: Callable[..., str], toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path
+) -> None:
+    """Of whatever arm and stage; Video-STaR's own trainings are among them."""
+    card = Path(other(lambda row: row if row["split"] != "validation" else None))
+    said = "arm '{}', step '{}': eval_strategy is 'steps' but .*other.yaml has no validation clip; {}"
+    for name, arm in (("direct", "direct"), ("stage1", "rbft"), ("stage2", "rbft")):
+        watched = toy_recipe(name, tmp_path, card, smoke_base, **QUICK | WATCHED)
+        with pytest.raises(UserError, match=said.format(arm, name, "set it to no")):
+            run(card, **{name: watched})
+    parts = {"stage1": toy_recipe("star_pairs", tmp_path, card, smoke_base, **QUICK | WATCHED)}
+    parts |= {name: toy_recipe(name, tmp_path, card, smoke_base) for name in ("rationales", "eval")}
+    (tmp_path / "star.yaml").write_text(yaml.safe_dump(parts | {"output_dir": "star"}))
+    with pytest.raises(UserError, match=said.format("star", "star", "set it to no")):
+        run(card, arms=[*TWO_ARMS, "shuffled", "star"], star=str(tmp_path / "star.yaml"))
+    stages = {name: toy_recipe(name, tmp_path, card, smoke_base, **QUICK | WATCHED) for name in ("direct", "stage2")}
+    with pytest.raises(UserError, match=said.format("direct", "direct", "give it some, .* or leave 'trials' out")):
+        run(card, trials={"learning_rate": [1e-3, 1e-4]}, **stages)
 
 
 def test_a_card_without_a_checklist(run: Compare, other: Callable[..., str]) -> None:
