@@ -17,8 +17,9 @@ from rbft_trl.data.splits import draw_shots
 from rbft_trl.errors import UserError, nearest
 from rbft_trl.eval import ALONE, check_method
 from rbft_trl.evidence.controls import oracle_samples, told_labels
+from rbft_trl.launched import processes_of
 from rbft_trl.model.provenance import files_of, groups_of, leaked
-from rbft_trl.plan import OPTIONS, check_validation
+from rbft_trl.plan import OPTIONS, check_batch, check_validation
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe, words_of
 from rbft_trl.star_config import StarArguments
@@ -85,13 +86,19 @@ def check_writer(run: Cells, arm: Arm, step: Step, task: Task) -> None:
 
 
 def check_trainings(run: Cells, arm: Arm, step: Step, task: Task) -> None:
-    """What a step trains finds validation clips where it looks at them."""
+    """What a step trains finds validation clips where it looks at them, and labelled clips for a whole batch where it
+    trains on these alone, at the smallest number of shots."""
     place, clips = f"arm '{arm.name}', step '{step.name}'", task.readable("validation")
     way_out = "set it to no"
     if run.args.trials and step == arm.trained:
         way_out = "give it some, since 'trials' chooses by them, or leave 'trials' out"
-    for _, training in trainings_of(run, step):
+    smallest = Place(run.args.first_draw, run.args.shots[0] if run.args.shots else None)
+    labelled, shots = run.task(smallest).readable("train"), smallest.shots or run.data.shots
+    for stage, training in trainings_of(run, step):
         with_place(place, check_validation, training, task.card, clips, way_out=way_out)
+        if stage.target == "label":
+            where, more = (f"{place}, {shots} shots", "raise shots") if shots else (place, "add labelled clips")
+            with_place(where, check_batch, training, len(labelled), processes_of(run.args.launch), way_out=more)
 
 
 def trainings_of(run: Cells, step: Step) -> list[tuple[StageArguments, TrainingConfig]]:

@@ -25,6 +25,12 @@ def check_launch_file(launch_file: str | None) -> None:
         read_mapping(Path(launch_file), what="launch file", example="name one of accelerate_configs/, or leave it out")
 
 
+def processes_of(launch_file: str | None) -> int:
+    """How many processes a part has at least: without a number accelerate starts one per GPU, and here is just one."""
+    known = read_mapping(Path(launch_file), what="launch file", example="").get("num_processes") if launch_file else 1
+    return known if isinstance(known, int) else 1
+
+
 def run_launched(launch_file: str, entry: str, argv: list[str]) -> None:
     """Runs rbft_trl/`entry`.py under accelerate and waits for it; SIGTERM is passed on.
 

@@ -102,12 +102,7 @@ def make_plan(
         check_open(card, stage, training)
     elif validation and training.scores_labels:
         check_scoring_attention(base)
-    batch = training.train_batch_size * training.world_size
-    if training.dataloader_drop_last and len(train) < batch:
-        raise UserError(
-            f"{len(train)} training rows do not fill one batch of {batch}, and dataloader_drop_last is true; "
-            "lower per_device_train_batch_size or set it to false"
-        )
+    check_batch(training, len(train), training.world_size)
     resolved = recipe(data, base, adapters, stage, training)
     resolved |= {"rows": task.fingerprint(train + validation), "processes": training.world_size}
     resolved |= {"base": fingerprint, "card": card.fingerprint(), "parent": parent and parent["weights"]}
@@ -140,6 +135,20 @@ def check_validation(
     if training.eval_strategy != "no" and not validation:
         raise UserError(
             f"eval_strategy is '{training.eval_strategy.value}' but {card.path} has no validation clip; {way_out}"
+        )
+
+
+def check_batch(training: TrainingConfig, rows: int, processes: int, *, way_out: str = "set it to false") -> None:
+    """An epoch has a whole batch of all processes, where only whole ones are trained on.
+
+    Raises:
+        UserError: naming both numbers and the way out.
+    """
+    batch = training.per_device_train_batch_size * processes
+    if training.dataloader_drop_last and rows < batch:
+        raise UserError(
+            f"{rows} training rows do not fill one batch of {batch}, and dataloader_drop_last is true; lower "
+            f"per_device_train_batch_size or {way_out}"
         )
 
 

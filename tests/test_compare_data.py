@@ -29,8 +29,8 @@ MINE = Arm("mine", "an arm", (), {}, None)
 def run(toy_set: tuple[Path, Path], smoke_base: Path, tmp_path: Path) -> Compare:
     """Starts a comparison of the small toy set, which must end before it writes anything."""
 
-    def start(card: Path | None = None, **changes: Any) -> None:
-        recipe = make_recipe(tmp_path, card or toy_set[0], smoke_base, QUICK, **changes)
+    def start(card: Path | None = None, stage: dict[str, Any] | None = None, **changes: Any) -> None:
+        recipe = make_recipe(tmp_path, card or toy_set[0], smoke_base, QUICK | (stage or {}), **changes)
         try:
             compare.main([str(recipe)])
         finally:
@@ -96,6 +96,20 @@ def test_a_stage_that_looks_at_validation_clips_which_are_not_there(
     stages = {name: toy_recipe(name, tmp_path, card, smoke_base, **QUICK | WATCHED) for name in ("direct", "stage2")}
     with pytest.raises(UserError, match=said.format("direct", "direct", "give it some, .* or leave 'trials' out")):
         run(card, trials={"learning_rate": [1e-3, 1e-4]}, **stages)
+
+
+def test_a_batch_that_is_more_than_the_labelled_clips(run: Compare, tmp_path: Path) -> None:
+    """Told at the smallest number of shots, and without the way out that a comparison refuses."""
+    said = "arm '{}', step '{}', {} shots: {} training rows do not fill one batch of {}, and dataloader_drop_last is "
+    said += "true; lower per_device_train_batch_size or raise shots$"
+    with pytest.raises(UserError, match=said.format("direct", "direct", 1, 8, 16)):
+        run(shots=[1, 2], stage={"per_device_train_batch_size": 16})
+    with pytest.raises(UserError, match=said.format("rbft", "stage2", 2, 16, 32)):  # those of the recipes
+        run(arms=["rbft", "direct"], stage={"per_device_train_batch_size": 32})
+    launch = tmp_path / "launch.yaml"
+    launch.write_text("num_processes: 3\n")
+    with pytest.raises(UserError, match=said.format("direct", "direct", 2, 16, 24)):
+        run(launch=str(launch))
 
 
 def test_a_card_without_a_checklist(run: Compare, other: Callable[..., str]) -> None:

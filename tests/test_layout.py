@@ -73,7 +73,7 @@ ALLOWED = {
     | {"compare_cards", "launched", "options", "references", "setups", "texts"},
     "compare_cards": {"errors", "data", "model", "compare_config"},
     "compare_data": {"errors", "data", "configs", "rationale_config", "recipe", "model", "evidence", "arms", "costs"}
-    | {"cells", "checklist", "eval", "start", "texts", "plan", "star_config", "training_config"},
+    | {"cells", "checklist", "eval", "launched", "start", "texts", "plan", "star_config", "training_config"},
     "reader": {"errors", "data", "configs", "model", "batches", "start"},
     "classifier": {"errors", "data", "configs", "model", "evidence", "batches"},
     "stage_rows": {"errors", "data", "configs", "model", "evidence", "start"},
