@@ -186,7 +186,9 @@ def reuse(
         raise UserError(f"'{output}' exists and no stage 0 has written it; choose another output_file")
     if key := first_difference(made, settings, among={**settings, "checkpoint": None, "checklist": None}):
         told = "checks" if key == "hinted_after" else key
-        raise UserError(f"'{output}' exists and was made with another {told}; delete it or choose another output_file")
+        raise UserError(
+            f"'{output}' exists and was made with other settings ({told}); delete it or choose another output_file"
+        )
     print(f"'{output}' is complete: its rationales are reused, and checked again")
     samples = read_jsonl(output)
     if (wrote := made.get("samples", len(samples))) != len(samples):  # cut, or edited, which a person may do

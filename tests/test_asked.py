@@ -50,8 +50,16 @@ def test_stage_0_writes_under_the_hint_of_another_class(toy_set: Toy, smoke_base
             assert sample["shown"] and sample["prompt_fingerprint"] in prints.values()
             assert sample["prompt_fingerprint"] != prints[sample["label"]]
     assert read_json(tmp_path / "r.summary.json")["stage0"]["hint"] == "other"
-    with pytest.raises(UserError, match="was made with another stage0"):
+    with pytest.raises(UserError, match=r"was made with other settings \(stage0\)"):
         rationales.main([stage0(toy_set, smoke_base, tmp_path)])
+
+
+def test_texts_that_were_hinted_after_other_checks(toy_set: Toy, smoke_base: Path, tmp_path: Path) -> None:
+    """Which clips got a hint depends on the checks, so these are named."""
+    recipe = stage0(toy_set, smoke_base, tmp_path, label_shown="blind_then_hint")
+    rationales.main([recipe])
+    with pytest.raises(UserError, match=r"r.jsonl' exists and was made with other settings \(checks\); delete it or"):
+        rationales.main([recipe, "--checks", "all"])
 
 
 def test_files_from_before_these_options_are_reused(toy_set: Toy, smoke_base: Path, tmp_path: Path) -> None:

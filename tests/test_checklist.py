@@ -185,7 +185,7 @@ def test_another_margin_needs_no_model(written: tuple[Path, list[dict[str, Any]]
     ]
     assert read_json(file.with_suffix(".summary.json"))["checklist_margin"] == 2.0
     free = toy_recipe("rationales", file.parent, toy_set[0], REPOSITORY / "toy/base", output_file=file)
-    with pytest.raises(UserError, match="made with another"):
+    with pytest.raises(UserError, match="was made with other settings"):
         rationales.main([free])
 
 

@@ -94,7 +94,7 @@ def test_the_server_sees_our_frames_and_writes_what_the_base_here_writes(
     record = {"recipe": {}, "target": "label", "rationales": facts}
     text = rationales_text(record, PublicBase("a/b", "c"), notes=[])
     assert "# An OpenAI-compatible server wrote the rationales" in text and "max_new_tokens: 40" in text
-    with pytest.raises(UserError, match="was made with another"):
+    with pytest.raises(UserError, match="was made with other settings"):
         run("served", **LOCAL)
     toy.script()
     assert run("served") == served and toy.log()["requests"] == []  # complete: the server is not asked

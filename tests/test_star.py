@@ -260,7 +260,7 @@ def test_only_a_checkpoint_of_rationales_that_fits_may_write(
         write(checkpoint=tmp_path / "direct")
     assert not (tmp_path / "r.jsonl").exists()
     own = recipe.parent / "straight/cycle1/rationales.jsonl"
-    with pytest.raises(UserError, match="was made with another checkpoint"):
+    with pytest.raises(UserError, match=r"was made with other settings \(checkpoint\)"):
         rationales.main(
             [yaml.safe_load(recipe.read_text())["rationales"], "--use_pool", "false", "--output_file", str(own)]
         )
