@@ -16,7 +16,7 @@ from rbft_trl.compare_config import RECIPES, CompareArguments
 from rbft_trl.configs import AdapterArguments, DataArguments, EvalArguments, ModelArguments, StageArguments
 from rbft_trl.errors import UserError
 from rbft_trl.launched import check_launch_file
-from rbft_trl.options import check_key, fit, options_of, read_text
+from rbft_trl.options import check_key, check_text, fit, options_of, read_text
 from rbft_trl.plan import check_options
 from rbft_trl.rationale_config import RationaleArguments
 from rbft_trl.recipe import parse_recipe, words_of
@@ -209,6 +209,7 @@ def _read(
     given = (settings or {}) | {key: value for key, value in more.items() if value is not None}
     words = words_of({key: "somewhere" if references(value, "") else value for key, value in given.items()})
     groups = (DataArguments, ModelArguments, *GROUPS[entry])
+    check_text(given, options_of(groups), given_by)
     return parse_recipe([recipe, *shared(args), *words], *groups, given_by=given_by)
 
 

@@ -82,15 +82,29 @@ def read_text(text: str, option: Option, key: str) -> Any:
     Raises:
         UserError: if that is no YAML.
     """
-    hint = option[1]
-    if hint is str or set(typing.get_args(hint)) == {str, types.NoneType}:
-        return None if text == "null" and hint is not str else text
+    if _is_text(option):
+        return None if text == "null" and option[1] is not str else text
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise UserError(
             f"--{key} is {text!r}, which is not valid YAML; quote it as a whole, e.g. --key '[a, b]'"
         ) from error
+
+
+def check_text(settings: dict[str, Any], known: dict[str, Option], place: str) -> None:
+    """Settings of a file that are handed on as words of a command line, where a list would become text.
+
+    Raises:
+        UserError: if a text is something else.
+    """
+    for key, value in settings.items():
+        if key in known and _is_text(known[key]):
+            fit(value, known[key], f"{place}: '{key}'")
+
+
+def _is_text(option: Option) -> bool:
+    return option[1] is str or set(typing.get_args(option[1])) == {str, types.NoneType}
 
 
 def fit(value: Any, option: Option, place: str) -> Any:

@@ -38,6 +38,7 @@ def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 PROBED = {"evaluate": {"method": "probe"}}
 STEP = {"recipe": "stage2", "init": "base"}
+RBFT = yaml.safe_load((REPOSITORY / "recipes/arms/rbft.yaml").read_text())["steps"]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,15 @@ STEP = {"recipe": "stage2", "init": "base"}
         (
             {"mine": {"steps": {"one": STEP | {"lora_r": "x"}}}},
             r"^arm 'mine', step 'one': 'lora_r' is 'x' \(str\) but",
+        ),
+        (
+            {"mine": {"steps": {"one": STEP | {"run_name": [1]}}}},
+            r"^arm 'mine', step 'one': 'run_name' is \[1\] \(list\)",
+        ),
+        ({"probe": {"evaluate": {"method": ["probe"]}}}, "^the evaluation of arm 'probe': 'method' is .* must be str"),
+        (
+            {"rbft": {"steps": RBFT | {"rationales": {"recipe": "rationales", "instruction": {"Say": "it."}}}}},
+            "^arm 'rbft', step 'rationales': 'instruction' is {'Say': 'it.'} .dict. but must be str or null",
         ),
         ({"probe": {"evaluate": {"methid": "x"}}}, "^the evaluation of arm 'probe': unknown key 'methid'; did you"),
         ({"mine": {"steps": {"one": STEP | {"eval_strategy": "epoch", "save_strategy": "epoch"}}}}, "the more often"),
