@@ -171,7 +171,7 @@ def test_a_rationale_that_was_cut_is_not_trained() -> None:
 
 
 def test_few_sources_of_test_clips_claim_nothing() -> None:
-    pair = {"arm": "rbft", "baseline": "direct", "difference": 20.0, "interval": [15.0, 25.0], "n": 30, "num_draws": 2}
+    pair = {"arm": "rbft", "baseline": "direct", "difference": 20.0, "interval": [15.0, 25.0], "n": 30, "num_draws": 5}
     pair |= {"covers": "clips and draws", "smallest_detectable": {"points": 5.0}, "family": "treatments"}
     pair |= {"lacks": {}, "family_size": 1, "p_corrected": 0.001, "draws": [0, 1]}
     assert conclude([pair | {"num_groups": 30, "effective_groups": 30.0}]).startswith("RB-FT is better")
