@@ -135,7 +135,7 @@ def table(comparison: dict[str, Any], probed: Attributes) -> str:
         gains = [""] * (len(RIVALS) + 1)
         if name in pairs:
             own = pairs[name].values()
-            gains = ["{:+.1f} ({:.1f} to {:.1f})".format(pair["difference"], *pair["interval"]) for pair in own]
+            gains = [_gain(pair) for pair in own]
             gains.append(p_value(min(1.0, len(pairs) * max(pair["p"] for pair in own))))
         draws = len(entry["draws"])
         fewer = f" ({draws} draw{'s' if draws > 1 else ''})" if draws < most else ""
@@ -159,13 +159,16 @@ def labels_against_texts(comparison: dict[str, Any]) -> str:
     """What labels of the same clips give beyond each of their texts with the tower, in points."""
     seen, lines = _outcomes(comparison), []
     for times in TIMES[1:]:
-        labels = f"labels_{times}x_tower"
-        for text in (text for text in TEXTS if f"{text}_{times}x_tower" in seen and labels in seen):
-            other = f"{text}_{times}x_tower"
-            pair = compare_arms(seen[labels], seen[other], arm=labels, baseline=other, resample=False)
-            gain = "{:+.1f} ({:.1f} to {:.1f})".format(pair["difference"], *pair["interval"])
-            lines.append(f"{labels} against {other}: {gain}, {pair['num_draws']} draws\n")
+        labels, others = f"labels_{times}x_tower", [f"{text}_{times}x_tower" for text in TEXTS]
+        for other in others if labels in seen else ():
+            if other in seen:
+                pair = compare_arms(seen[labels], seen[other], arm=labels, baseline=other, resample=False)
+                lines.append(f"{labels} against {other}: {_gain(pair)}, {pair['num_draws']} draws\n")
     return "".join(lines)
+
+
+def _gain(pair: dict[str, Any]) -> str:
+    return "{:+.1f} ({:.1f} to {:.1f})".format(pair["difference"], *pair["interval"])
 
 
 def _outcomes(comparison: dict[str, Any]) -> dict[str, Outcomes]:

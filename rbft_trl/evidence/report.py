@@ -16,6 +16,7 @@ from rbft_trl.evidence.page import encode_strip, write_page
 from rbft_trl.evidence.power import POINTS
 from rbft_trl.evidence.stats import COSTS
 from rbft_trl.evidence.table import (
+    bounds_of,
     card_rows,
     cost,
     draws_of,
@@ -174,14 +175,14 @@ def pair_view(pair: dict[str, Any]) -> dict[str, str]:
         "baseline": pair["baseline"],
         "family": pair["family"],
         "difference": signed_points(pair["difference"]),
-        "interval": _interval(pair["interval"]),
-        "simultaneous": _interval(pair["simultaneous"]) if many else "–",
+        "interval": bounds_of(pair["interval"]),
+        "simultaneous": bounds_of(pair["simultaneous"]) if many else "–",
         "p": p_value(pair["p_corrected"]),
         "share": share(pair),
-        "share_interval": _interval([100 * b for b in pair["share"]["interval"]], digits=0)
+        "share_interval": bounds_of([100 * b for b in pair["share"]["interval"]], digits=0)
         if pair.get("share")
         else "",
-        "bootstrap": _interval(pair["bootstrap_interval"]),
+        "bootstrap": bounds_of(pair["bootstrap_interval"]),
         "mcnemar": ", ".join(map(p_value, p_values[:10])) + (" …" if len(p_values) > 10 else ""),
         "detectable": _points(pair["smallest_detectable"]["points"]),
     }
@@ -269,11 +270,6 @@ def _mean_figure(values: Sequence[float | None], title: str) -> str:
 
 def _points(size: float) -> str:
     return f"{size:.1f}" if size < POINTS else "no size"
-
-
-def _interval(bounds: Sequence[float], *, digits: int | None = None, sign: bool = True) -> str:
-    low, high = (f"{b:.{digits}f}" if digits is not None else signed_points(b, sign=sign) for b in bounds)
-    return f"{low} to {high}"
 
 
 def _number(value: float) -> str:

@@ -61,9 +61,10 @@ def text_of_cards(cards: dict[str, dict[str, Any]]) -> str:
 
 def text_of_frames(arms: dict[str, dict[str, Any]]) -> str:
     """What each arm loses when the frames of a clip are shuffled, where that was asked for."""
-    rows = frame_rows(arms)
-    lines = aligned([["arm", "accuracy %", "frames shuffled %", "loss"], *map(list, rows)]) if rows else []
-    return "\n".join(["\ndoes it use time?", *lines, ""]) if rows else ""
+    if not (rows := frame_rows(arms)):
+        return ""
+    lines = aligned([["arm", "accuracy %", "frames shuffled %", "loss"], *map(list, rows)])
+    return "\n".join(["\ndoes it use time?", *lines, ""])
 
 
 def frame_rows(arms: dict[str, dict[str, Any]]) -> list[tuple[str, str, str, str]]:
@@ -90,7 +91,12 @@ def card_rows(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def _percent_interval(bounds: Sequence[float]) -> str:
-    low, high = (signed_points(100 * bound, sign=False) for bound in bounds)
+    return bounds_of([100 * bound for bound in bounds], sign=False)
+
+
+def bounds_of(interval: Sequence[float], *, digits: int | None = None, sign: bool = True) -> str:
+    """`low to high`, in points as [`signed_points`] has them unless `digits` are given."""
+    low, high = (f"{b:.{digits}f}" if digits is not None else signed_points(b, sign=sign) for b in interval)
     return f"{low} to {high}"
 
 
